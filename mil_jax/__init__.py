@@ -1,0 +1,1 @@
+"""Attention-based deep multiple instance learning in JAX and Flax."""
