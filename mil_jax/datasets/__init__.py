@@ -1,0 +1,56 @@
+"""Where instances come from: every loader returns the same record, and nothing else reads data.
+
+``load`` knows the sample of MNIST that is part of the package, three sets of the MNIST family, and
+any labelled image set of TensorFlow Datasets (TFDS).
+"""
+
+from pathlib import Path
+
+from mil_jax.datasets import idx
+from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
+from mil_jax.datasets.records import Dataset, Instances, content_hash
+from mil_jax.errors import InputError
+
+__all__ = ["SAMPLE", "Dataset", "Instances", "content_hash", "load"]
+
+SAMPLE = "mnist-sample"
+SAMPLE_DIR = Path(__file__).parent / "mnist_sample"
+STOCK_PREFIX = "tfds:"
+
+
+def load(name: str, data_dir: Path | None = None, manual_dir: Path | None = None) -> Dataset:
+    """Loads a data set by name.
+
+    Args:
+        name: ``mnist-sample`` (10,000 training and 4,000 test digits inside the package),
+            ``mnist``, ``fashion_mnist``, ``kmnist``, or ``tfds:NAME`` for any labelled image set of
+            TFDS.
+        data_dir: where TFDS keeps prepared sets; None for its own default. The sample needs none.
+        manual_dir: a folder, only read, with files that shall not be downloaded.
+
+    Raises:
+        InputError: the name is unknown, or the data cannot be had or is damaged; it says why.
+    """
+    if name == SAMPLE:
+        return _load_sample(manual_dir)
+    # TFDS takes a second to import, which the sample does without.
+    from mil_jax.datasets import tfds_sets
+
+    for idx_set in IDX_SETS:
+        if name == idx_set.name:
+            return tfds_sets.load_idx_set(idx_set, data_dir, manual_dir)
+    if name.startswith(STOCK_PREFIX):
+        return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
+    names = ", ".join([SAMPLE, *(idx_set.name for idx_set in IDX_SETS)])
+    raise InputError("dataset", name, f"{names} or {STOCK_PREFIX}NAME would do")
+
+
+def _load_sample(manual_dir: Path | None) -> Dataset:
+    if manual_dir is not None:
+        remedy = f"{SAMPLE} is part of the package and reads no folder; leave it out or load mnist"
+        raise InputError("manual_dir", str(manual_dir), remedy)
+    folder, classes = SAMPLE_DIR, len(DIGITS)
+    train = idx.read_instances(folder / idx.TRAIN_IMAGES, folder / idx.TRAIN_LABELS, classes)
+    test = idx.read_instances(folder / idx.TEST_IMAGES, folder / idx.TEST_LABELS, classes)
+    source = "a sample of MNIST that is part of the package"
+    return Dataset(SAMPLE, train, test, DIGITS, content_hash(train, test), source)
