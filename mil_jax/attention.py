@@ -1,0 +1,350 @@
+"""What attention weights say: per bag, over bags, between members, and when to doubt them.
+
+The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact
+under masks (padding changes nothing), do not depend on the order of the instances, and are finite,
+with finite gradients, for finite weights: a statistic that a bag does not define is 0, and a flag
+says so. Attention is taken as the pooling gives it: not negative, 1 in sum over the mask. A weight
+that is not a number stays one in the entropy.
+
+Axes: K slots per bag · B bags · S members.
+"""
+
+import dataclasses
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+# Up to this many slots every weight is compared with every other, which fuses into the code around
+# it; above, sorted.
+PAIRWISE_SLOTS = 16
+
+# Fewer bags than this may put their weight on one slot by chance: nothing is concluded from them.
+FEWEST_BAGS_FOR_ONE_SLOT = 10
+
+WHAT_TO_TRY = "a weaker L2 penalty, another number of epochs, more bags, or another seed"
+
+
+@no_type_check
+@struct.dataclass
+class AttentionStats:
+    """How one bag's attention is spread, and how well it finds the positive instances.
+
+    Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of
+    the bag's n instances, P of them known to be positive and N known to be negative. Instances of
+    unknown label take part in every ranking but those of `instance_auc` and `average_precision`,
+    and count as not positive.
+
+    Attributes:
+        entropy: H = -Σ a_i log a_i, in nats.
+        normalized_entropy: H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag
+            of one.
+        effective_instances: exp(H), the number of equally weighted instances with the same entropy.
+        largest_weight: max a_i.
+        gini: Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n.
+        positive_mass: Σ a_i over the positive instances.
+        hit_at_1: 1 if the largest weight is a positive instance's; if several share the largest
+            weight, the share of positive instances among them.
+        precision_at_positives: share of positive instances among the P largest weights; ties at the
+            edge are broken in expectation, (places left) / (instances tied) to each.
+        instance_auc: (1 / (P N)) Σ over pairs of a positive i and a negative j of
+            [a_i > a_j] + [a_i = a_j] / 2.
+        average_precision: (1 / P) Σ over positive i of the share of positive instances among the
+            known ones with a_j >= a_i, which is scikit-learn's definition.
+        kl_uniform: KL(a || uniform) = log n - H, in nats.
+        has_positive: 1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives`
+            mean something.
+        has_both: 1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean
+            something.
+    """
+
+    entropy: Array
+    normalized_entropy: Array
+    effective_instances: Array
+    largest_weight: Array
+    gini: Array
+    positive_mass: Array
+    hit_at_1: Array
+    precision_at_positives: Array
+    instance_auc: Array
+    average_precision: Array
+    kl_uniform: Array
+    has_positive: Array
+    has_both: Array
+
+
+@no_type_check
+@struct.dataclass
+class StatsByLabel:
+    """Mean statistics of the positive bags (label > 0) and of the negative ones (label 0)."""
+
+    positive: AttentionStats
+    negative: AttentionStats
+
+
+@no_type_check
+@struct.dataclass
+class MemberAgreement:
+    """How much the S members of an ensemble agree on the weights of one bag.
+
+    Attributes:
+        mean: mean weight of each slot over members ``[K]``.
+        std: standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for
+            one member.
+        rank_agreement: Spearman's rank correlation, with midranks for ties, averaged over all pairs
+            of members. A member whose weights are all equal has no order: it agrees fully (1) with
+            another such member and not at all (0) with any other. Hence 1 for a bag of one
+            instance; 1 for one member.
+        jensen_shannon: H(mean over members of a) - mean over members of H(a), in nats: 0 where all
+            members give the same weights, at most log min(S, n).
+        top_stability: share of members whose top instance is the one that most members put on top.
+            A member with several top instances splits its vote equally.
+    """
+
+    mean: Array
+    std: Array
+    rank_agreement: Array
+    jensen_shannon: Array
+    top_stability: Array
+
+
+def attention_stats(
+    attention: Float[Array, " K"], mask: Bool[Array, " K"], instance_label: Int[Array, " K"]
+) -> AttentionStats:
+    """Compute the statistics of one bag's attention; the formulas are at `AttentionStats`.
+
+    Args:
+        attention: weights, 1 in sum over the mask ``[K]``.
+        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
+        instance_label: 1 positive, 0 negative, -1 unknown or empty ``[K]``.
+    """
+    weight = _weights(attention, mask)
+    positive, negative = mask & (instance_label == 1), mask & (instance_label == 0)
+    groups = jnp.stack([mask, positive, negative])
+    above, at_or_above = _counts_above(jnp.where(mask, weight, -jnp.inf), groups)
+    size, positives, negatives = jnp.sum(groups, axis=-1).astype(weight.dtype)
+    entropy = _entropy(weight)
+    log_size = jnp.log(jnp.maximum(size, 1))
+    rank = _below_minus_above(above[0], at_or_above[0], mask)
+    has_positive, has_both = positives > 0, (positives > 0) & (negatives > 0)
+
+    def over_positives(value: Array) -> Array:
+        return jnp.sum(jnp.where(positive, value, 0)) / jnp.maximum(positives, 1)
+
+    negatives_below = (negatives - (above[2] + at_or_above[2]) / 2) / jnp.maximum(negatives, 1)
+    precision = at_or_above[1] / jnp.maximum(at_or_above[1] + at_or_above[2], 1)
+    in_first = _chance_among_top(above[0], at_or_above[0], 1)
+    in_top = _chance_among_top(above[0], at_or_above[0], positives)
+    return AttentionStats(
+        entropy=entropy,
+        normalized_entropy=jnp.minimum(entropy / jnp.where(size > 1, log_size, 1), 1),
+        effective_instances=jnp.where(size > 0, jnp.exp(entropy), 0),
+        largest_weight=jnp.max(weight, initial=0),
+        gini=jnp.sum(weight * rank) / jnp.maximum(size, 1),
+        positive_mass=jnp.sum(jnp.where(positive, weight, 0)),
+        hit_at_1=jnp.sum(jnp.where(positive, in_first, 0)),
+        precision_at_positives=over_positives(in_top),
+        instance_auc=jnp.where(has_both, over_positives(negatives_below), 0),
+        average_precision=jnp.where(has_both, over_positives(precision), 0),
+        kl_uniform=jnp.maximum(log_size - entropy, 0),
+        has_positive=has_positive.astype(weight.dtype),
+        has_both=has_both.astype(weight.dtype),
+    )
+
+
+def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:
+    """Average the statistics over bags, each over the bags that define it.
+
+    `instance_auc` and `average_precision` are averaged over the bags with `has_both`,
+    `positive_mass`, `hit_at_1` and `precision_at_positives` over those with `has_positive`, all
+    others over all bags. The flags become shares of bags. An average over no bag is 0.
+
+    Args:
+        stats: statistics of each bag, every field ``[B]``.
+        where: the bags to average over ``[B]``; all if left out.
+    """
+    if where is None:
+        where = jnp.ones(stats.entropy.shape, bool)
+    with_positive, with_both = where & (stats.has_positive > 0), where & (stats.has_both > 0)
+    return dataclasses.replace(
+        jax.tree.map(lambda field: _mean(field, where), stats),
+        positive_mass=_mean(stats.positive_mass, with_positive),
+        hit_at_1=_mean(stats.hit_at_1, with_positive),
+        precision_at_positives=_mean(stats.precision_at_positives, with_positive),
+        instance_auc=_mean(stats.instance_auc, with_both),
+        average_precision=_mean(stats.average_precision, with_both),
+    )
+
+
+def stats_by_label(
+    stats: AttentionStats, label: Int[Array, " B"], where: Bool[Array, " B"] | None = None
+) -> StatsByLabel:
+    """Average the statistics over the positive bags (label > 0) and over the others.
+
+    Args:
+        stats: statistics of each bag, every field ``[B]``.
+        label: label of each bag ``[B]``.
+        where: the bags to count ``[B]``; all if left out.
+    """
+    where = jnp.ones(label.shape, bool) if where is None else where
+    return StatsByLabel(
+        positive=mean_stats(stats, where & (label > 0)),
+        negative=mean_stats(stats, where & (label <= 0)),
+    )
+
+
+def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) -> MemberAgreement:
+    """Compare the weights that members give the instances of one bag.
+
+    The formulas are at `MemberAgreement`. Memory grows with S K, not with pairs of members: for
+    unit vectors z_s of centred ranks, the mean of z_s · z_t over all pairs is
+    (|Σ z_s|² - S) / (S (S - 1)).
+
+    Args:
+        attention: weights by each member, 1 in sum over the mask ``[S, K]``.
+        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
+    """
+    weight = jax.vmap(_weights, (0, None))(attention, mask)
+    mean, members = jnp.mean(weight, axis=0), weight.shape[0]
+    top = mask & (weight == jnp.max(weight, axis=-1, keepdims=True, initial=0))
+    votes = jnp.mean(top / jnp.maximum(jnp.sum(top, axis=-1, keepdims=True), 1), axis=0)
+    divergence = _entropy(mean) - jnp.mean(jax.vmap(_entropy)(weight))
+    return MemberAgreement(
+        mean=mean,
+        std=_sample_std(weight, mean),
+        rank_agreement=jnp.where(jnp.any(mask), _mean_spearman(weight, mask), 0),
+        jensen_shannon=jnp.maximum(divergence, 0) if members > 1 else jnp.zeros_like(divergence),
+        top_stability=jnp.max(votes, initial=0).astype(weight.dtype),
+    )
+
+
+def find_collapse(
+    attention: Float[np.ndarray | Array, "B K"],
+    mask: Bool[np.ndarray | Array, "B K"],
+    label: Int[np.ndarray | Array, " B"],
+    *,
+    uniform_above: float = 0.99,
+    one_slot_above: float = 0.95,
+) -> str | None:
+    """Say whether one member's attention has collapsed and what to try, or return None.
+
+    Runs on the host. A collapse is weights that are not numbers; weights that are uniform on
+    positive bags; or all weight on one slot whatever the bag. The last takes for granted that
+    instances stand in random order in their bags. Bags of one instance tell nothing and are left
+    out. Mean pooling is uniform by definition: do not ask.
+
+    Args:
+        attention: weights of every bag, 1 in sum over the mask ``[B, K]``.
+        mask: True where a slot holds an instance ``[B, K]``.
+        label: label of every bag, positive where above 0 ``[B]``.
+        uniform_above: mean normalised entropy on positive bags above which attention counts as
+            uniform.
+        one_slot_above: mean weight of a slot above which all the weight counts as being on it.
+    """
+    held = np.asarray(mask)
+    weight = np.where(held, np.asarray(attention, np.float64), 0)
+    if not np.isfinite(weight).all():
+        return "Attention holds weights that are not finite: training has diverged. Try a lower learning rate."
+    several = held.sum(axis=1) > 1
+    positive = several & (np.asarray(label) > 0)
+    return _find_uniform(weight[positive], held[positive], uniform_above) or _find_one_slot(
+        weight[several], one_slot_above
+    )
+
+
+def _weights(attention: Array, mask: Array) -> Array:
+    # Counts of instances share the weights' type, and half precision cannot count far.
+    return jnp.where(mask, attention, 0).astype(jnp.promote_types(attention.dtype, jnp.float32))
+
+
+def _entropy(weight: Array) -> Array:
+    # Two `where`s keep log(0) out of the gradient too. `<=` and not `>`: a weight that is not a
+    # number stays one.
+    negligible = weight <= jnp.finfo(weight.dtype).tiny
+    return -jnp.sum(jnp.where(negligible, 0, weight * jnp.log(jnp.where(negligible, 1, weight))))
+
+
+def _counts_above(value: Array, groups: Array) -> tuple[Array, Array]:
+    """Count members of groups ``[G, K]`` above, and at or above, each value ``[K]``: ``[G, K]``."""
+    if value.shape[0] <= PAIRWISE_SLOTS:
+        more, as_much = value > value[:, None], value >= value[:, None]
+        above = jnp.sum(more & groups[:, None], axis=-1)
+        at_or_above = jnp.sum(as_much & groups[:, None], axis=-1)
+    else:
+        order = jnp.argsort(value)
+        total = jnp.cumsum(groups[:, order].astype(jnp.int32), axis=-1)
+        total = jnp.pad(total, ((0, 0), (1, 0)))
+        above = total[:, -1:] - total[:, jnp.searchsorted(value[order], value, side="right")]
+        at_or_above = total[:, -1:] - total[:, jnp.searchsorted(value[order], value, side="left")]
+    dtype = value.dtype
+    return above.astype(dtype), at_or_above.astype(dtype)
+
+
+def _chance_among_top(above: Array, at_or_above: Array, count: Array | int) -> Array:
+    # The places left by those above are shared equally by those that are tied.
+    return jnp.clip((count - above) / jnp.maximum(at_or_above - above, 1), 0, 1)
+
+
+def _below_minus_above(above: Array, at_or_above: Array, mask: Array) -> Array:
+    """Twice the centred midrank of each instance ``[K]``: those below it minus those above."""
+    return jnp.where(mask, jnp.sum(mask) - at_or_above - above, 0)
+
+
+def _sample_std(weight: Array, mean: Array) -> Array:
+    variance = jnp.sum((weight - mean) ** 2, axis=0) / max(weight.shape[0] - 1, 1)
+    some = variance > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1)), 0)
+
+
+def _mean_spearman(weight: Array, mask: Array) -> Array:
+    def unit_ranks(row: Array) -> Array:
+        above, at_or_above = _counts_above(jnp.where(mask, row, -jnp.inf), mask[None])
+        rank = _below_minus_above(above[0], at_or_above[0], mask).astype(row.dtype)
+        return rank / jnp.sqrt(jnp.maximum(jnp.sum(rank**2), 1))
+
+    members = weight.shape[0]
+    if members == 1:
+        return jnp.ones((), weight.dtype)
+    unit = jax.vmap(unit_ranks)(weight)
+    # A member without an order has the zero vector: its pairs with others of its kind are added.
+    ordered = jnp.any(unit != 0, axis=-1).sum()
+    unordered = members - ordered
+    of_pairs = jnp.sum(jnp.sum(unit, axis=0) ** 2) - ordered + unordered * (unordered - 1)
+    return jnp.clip(of_pairs / (members * (members - 1)), -1, 1)
+
+
+def _mean(value: Array, where: Array) -> Array:
+    return jnp.sum(jnp.where(where, value, 0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _find_uniform(weight: np.ndarray, held: np.ndarray, threshold: float) -> str | None:
+    if not len(weight):
+        return None
+    entropy = -np.sum(weight * np.log(np.where(weight > 0, weight, 1)), axis=1)
+    normalized = float(np.mean(entropy / np.log(held.sum(axis=1))))
+    if normalized <= threshold:
+        return None
+    return (
+        f"Attention has collapsed to uniform: on {len(weight)} positive bags its normalised "
+        f"entropy is {normalized:.3f} (above {threshold:g}), so it pools like a plain mean and "
+        f"does not tell which instance matters. Try {WHAT_TO_TRY}; a model that overfits can also "
+        f"weigh all instances equally."
+    )
+
+
+def _find_one_slot(weight: np.ndarray, threshold: float) -> str | None:
+    if len(weight) < FEWEST_BAGS_FOR_ONE_SLOT:
+        return None
+    share = weight.mean(axis=0)
+    slot = int(share.argmax())
+    if share[slot] <= threshold:
+        return None
+    return (
+        f"Attention has collapsed to one slot: over {len(weight)} bags, slot {slot} gets "
+        f"{share[slot]:.3f} of the weight on average (above {threshold:g}), so it follows the "
+        f"place in the bag and not what is there. Check that instances stand in random order in "
+        f"their bags; if they do, try {WHAT_TO_TRY}."
+    )
