@@ -1,0 +1,340 @@
+"""Training one member: a step, an epoch, and a whole run as a function of a key.
+
+`fit_epoch(state, …) -> (state, info)` is the unit: `fit` loops over it inside the compiled program, and a host loop
+(see `ensemble`) calls it epoch by epoch, to show and save. Both stop each member on its own epoch and keep the
+parameters of its best one. All that a member draws follows from its key: initialisation and order of bags.
+
+Axes: B bags, K slots, C classes, E epochs; M bags of a batch.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mil_jax import losses
+from mil_jax.attention import AttentionStats, attention_stats, mean_stats
+from mil_jax.bags import Bags, gather
+from mil_jax.errors import InputError
+from mil_jax.model import MIL, MILOutput, Params, Prediction, apply, init_params
+
+# Keras' epsilon; the learning rate is applied by hand, because it is traced and may differ by member.
+adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7)
+
+EVALUATION_CHUNK = 512  # bags evaluated at a time: memory stays bounded however many there are
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """The choices that shape the compiled program of a run.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    epochs: int = 20
+    """The most epochs that a member trains for, E."""
+    batch_size: int = 1
+    """Bags per step."""
+    patience: int = 10
+    """A member stops after this many epochs without a better validation loss."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise InputError(name, value, "use at least 1")
+
+
+@no_type_check
+@struct.dataclass
+class Hyper:
+    """Hyperparameters as arrays: changing them recompiles nothing, and members may differ in them.
+
+    Attributes:
+        learning_rate: [] of Adam.
+        l2: [] factor of the sum of squares of the pooling's parameters V, U and w.
+        class_weight: [C] factor of the training loss of each class.
+    """
+
+    learning_rate: jax.Array
+    l2: jax.Array
+    class_weight: jax.Array
+
+
+@no_type_check
+@struct.dataclass
+class TrainState:
+    """What the next step needs.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: Adam's moments.
+        step: [] steps taken.
+    """
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+@no_type_check
+@struct.dataclass
+class FitState:
+    """One member between two epochs.
+
+    Attributes:
+        train: parameters and moments.
+        best_params: parameters at the end of the best epoch (the initial ones before the first).
+        best_loss: [] validation loss of the best epoch.
+        best_epoch: [] the best epoch, from 1; 0 where no epoch has had a finite loss.
+        stale: [] epochs since the best one.
+        epoch: [] epochs trained.
+        key: [2] data of the key that decides the order of bags, with the epoch folded in; raw, so that the record
+            holds nothing but arrays that can be saved as they are.
+    """
+
+    train: TrainState
+    best_params: Any
+    best_loss: jax.Array
+    best_epoch: jax.Array
+    stale: jax.Array
+    epoch: jax.Array
+    key: jax.Array
+
+
+@no_type_check
+@struct.dataclass
+class EpochInfo:
+    """What a person wants to see of one epoch of one member; NaN where the member had stopped before.
+
+    Attributes:
+        epoch: [] the epoch, from 1; 0 where the member had stopped before.
+        train_loss: [] mean over the epoch's steps, with class weights and L2, while the parameters change.
+        train_accuracy: [] likewise.
+        gradient_norm: [] norm of Adam's first moment at the end: the mean gradient of the last steps.
+        val_loss: [] without class weights, with L2: early stopping looks at it.
+        val_accuracy: [].
+        positive: attention statistics, mean over the positive validation bags.
+        negative: the same over the negative ones.
+    """
+
+    epoch: jax.Array
+    train_loss: jax.Array
+    train_accuracy: jax.Array
+    gradient_norm: jax.Array
+    val_loss: jax.Array
+    val_accuracy: jax.Array
+    positive: AttentionStats
+    negative: AttentionStats
+
+
+def make_hyper(
+    train: Bags,
+    classes: int = 2,
+    *,
+    learning_rate: float = 1e-3,
+    l2: float = 0.01,
+    class_weights: bool = True,
+) -> Hyper:
+    """Hyperparameters for a set of training bags; class weights are B / (C * count) or 1.
+
+    Raises:
+        InputError: a value out of range, a label outside 0 … C - 1, or, with class weights, a missing class.
+    """
+    if not 0 < learning_rate < float("inf"):
+        raise InputError("learning_rate", learning_rate, "use a positive number, such as 1e-3")
+    if not 0 <= l2 < float("inf"):
+        raise InputError("l2", l2, "use 0 or more, such as 0.01")
+    for label in (int(train.label.min()), int(train.label.max())):
+        if not 0 <= label < classes:
+            raise InputError("label", label, f"use 0 to {classes - 1}, or more classes")
+    weight = losses.class_weights(train.label, classes) if class_weights else jnp.ones(classes)
+    return Hyper(jnp.float32(learning_rate), jnp.float32(l2), weight)
+
+
+# ---- one step ----
+
+
+def output_of(model: MIL, params: Params, bags: Bags, i: Int[Array, ""]) -> MILOutput:
+    """The model's output for the bag at `i`; the gather is part of the compiled step."""
+    return apply(model, params, gather(bags.pool, bags.rows[i]), bags.mask[i])
+
+
+def batch_loss(
+    params: Params,
+    model: MIL,
+    hyper: Hyper,
+    bags: Bags,
+    index: Int[Array, " M"],
+    valid: Bool[Array, " M"],
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """Mean over the valid bags of weight * cross-entropy, plus L2; and how many are classified right."""
+    logits = jax.vmap(lambda i: output_of(model, params, bags, i).logits)(index)
+    label = bags.label[index]
+    weighted = hyper.class_weight[label] * jax.vmap(losses.cross_entropy)(logits, label)
+    mean = jnp.sum(weighted, where=valid) / jnp.sum(valid)
+    correct = jnp.sum(jnp.argmax(logits, axis=-1) == label, where=valid)
+    return mean + hyper.l2 * losses.l2_penalty(params["pooling"]), correct
+
+
+def train_step(
+    model: MIL,
+    hyper: Hyper,
+    bags: Bags,
+    state: TrainState,
+    index: Int[Array, " M"],
+    valid: Bool[Array, " M"],
+) -> tuple[TrainState, tuple[Float[Array, ""], Int[Array, ""]]]:
+    """One step of Adam on the valid ones of the bags at `index`; info is (loss, number classified right)."""
+    grad = jax.value_and_grad(batch_loss, has_aux=True)
+    info, gradient = grad(state.params, model, hyper, bags, index, valid)
+    direction, opt_state = adam.update(gradient, state.opt_state)
+    descend = lambda p, d: p - hyper.learning_rate * d  # noqa: E731
+    params = jax.tree.map(descend, state.params, direction)
+    return TrainState(params, opt_state, state.step + 1), info
+
+
+# ---- one epoch ----
+
+
+def epoch_order(
+    key: Key[Array, ""], bag_count: int, batch_size: int
+) -> tuple[Int[Array, "steps M"], Bool[Array, "steps M"]]:
+    """A new order of all bags, cut into batches; the last batch is filled up with slots that are not valid."""
+    steps = -(-bag_count // batch_size)
+    order = jax.random.permutation(key, bag_count)
+    slots = jnp.arange(steps * batch_size)
+    index = order[slots % bag_count]
+    shape = (steps, batch_size)
+    return index.reshape(shape), (slots < bag_count).reshape(shape)
+
+
+def train_epoch(
+    model: MIL, config: FitConfig, hyper: Hyper, bags: Bags, state: TrainState, key: Key[Array, ""]
+) -> tuple[TrainState, tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Visits every bag once, in an order that `key` decides; info is (mean loss, accuracy)."""
+    bag_count = bags.label.shape[0]
+    batches = epoch_order(key, bag_count, config.batch_size)
+    step = lambda state, batch: train_step(model, hyper, bags, state, *batch)  # noqa: E731
+    state, (loss, correct) = lax.scan(step, state, batches)
+    # Sums first, division last: a batch counts by its number of bags, so that the partial one is exact.
+    size = jnp.sum(batches[1], axis=1)
+    return state, (jnp.sum(loss * size) / bag_count, jnp.sum(correct) / bag_count)
+
+
+def predict(model: MIL, params: Params, bags: Bags) -> Prediction:
+    """Class probabilities [B, C] and attention weights [B, K] of one member, a chunk of bags at a time."""
+
+    def one(i: Array) -> Prediction:
+        out = output_of(model, params, bags, i)
+        return Prediction(jax.nn.softmax(out.logits), out.attention)
+
+    return lax.map(one, jnp.arange(bags.label.shape[0]), batch_size=EVALUATION_CHUNK)
+
+
+def validate(
+    model: MIL, params: Params, hyper: Hyper, bags: Bags
+) -> tuple[Float[Array, ""], Float[Array, ""], AttentionStats, AttentionStats]:
+    """Loss (unweighted, with L2), accuracy, and mean attention statistics of positive and negative bags."""
+
+    def one(i: Array) -> tuple[Array, Array, AttentionStats]:
+        out, label = output_of(model, params, bags, i), bags.label[i]
+        stats = attention_stats(out.attention, bags.mask[i], bags.instance_label[i])
+        return losses.cross_entropy(out.logits, label), jnp.argmax(out.logits) == label, stats
+
+    loss, correct, stats = lax.map(one, jnp.arange(bags.label.shape[0]), batch_size=EVALUATION_CHUNK)
+    penalised = loss.mean() + hyper.l2 * losses.l2_penalty(params["pooling"])
+    positive, negative = mean_stats(stats, bags.label > 0), mean_stats(stats, bags.label == 0)
+    return penalised, correct.mean(), positive, negative
+
+
+def init_fit(
+    model: MIL,
+    key: Key[Array, ""],
+    bag_size: int,
+    instance_shape: tuple[int, ...],
+    order_key: Key[Array, ""] | None = None,
+) -> FitState:
+    """A member before its first epoch; `key` decides its parameters and its orders of bags.
+
+    Where `order_key` is given, the orders are those of a member with that key, and `key` decides the parameters.
+    """
+    key_init, key_order = jax.random.split(key)
+    if order_key is not None:
+        _, key_order = jax.random.split(order_key)
+    params = init_params(model, key_init, bag_size, instance_shape)
+    zero = jnp.zeros((), jnp.int32)
+    train = TrainState(params, adam.init(params), zero)
+    raw = jax.random.key_data(key_order)
+    return FitState(train, params, jnp.float32(jnp.inf), zero, zero, zero, raw)
+
+
+def has_stopped(state: FitState, config: FitConfig) -> Bool[Array, "*members"]:
+    """True for a member that has trained all epochs, or has gone `patience` epochs without a better loss."""
+    return (state.epoch >= config.epochs) | (state.stale >= config.patience)
+
+
+def fit_epoch(
+    model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, state: FitState
+) -> tuple[FitState, EpochInfo]:
+    """Trains one epoch, validates, and keeps the parameters if no epoch before had a lower loss."""
+    key_order = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.epoch)
+    trained, (train_loss, train_accuracy) = train_epoch(model, config, hyper, train, state.train, key_order)
+    val_loss, val_accuracy, positive, negative = validate(model, trained.params, hyper, val)
+    epoch, better = state.epoch + 1, val_loss < state.best_loss
+    keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+    advanced = FitState(
+        train=trained,
+        best_params=jax.tree.map(keep, trained.params, state.best_params),
+        best_loss=keep(val_loss, state.best_loss),
+        best_epoch=keep(epoch, state.best_epoch),
+        stale=keep(0, state.stale + 1),
+        epoch=epoch,
+        key=state.key,
+    )
+    moment = jnp.sqrt(losses.l2_penalty(trained.opt_state.mu)) / (1 - 0.9**trained.step)
+    return advanced, EpochInfo(epoch, train_loss, train_accuracy, moment, val_loss, val_accuracy, positive, negative)
+
+
+def blank_info() -> EpochInfo:
+    """The info of an epoch that a member did not train, because it had stopped: epoch 0, all else NaN."""
+    nan = jnp.float32(jnp.nan)
+    stats = AttentionStats(**{f.name: nan for f in dataclasses.fields(AttentionStats)})
+    return EpochInfo(jnp.int32(0), nan, nan, nan, nan, nan, stats, stats)
+
+
+def advance(
+    model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, state: FitState
+) -> tuple[FitState, EpochInfo]:
+    """`fit_epoch` for a member that has not stopped; one that has stays as it is, bit by bit."""
+    run = partial(fit_epoch, model, config, hyper, train, val)
+    return lax.cond(has_stopped(state, config), lambda s: (s, blank_info()), run, state)
+
+
+# ---- a whole run ----
+
+
+def fit(
+    model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, key: Key[Array, ""]
+) -> tuple[FitState, EpochInfo]:
+    """A whole training run as a pure function of a key: it can be jitted, vmapped and nested.
+
+    Returns:
+        The state at the end, with `best_params`, and the infos of all epochs [E], blank after the member stopped.
+    """
+    state = init_fit(model, key, train.rows.shape[-1], train.pool.shape[1:])
+    blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (config.epochs,)), blank_info())
+
+    def epoch(carry: tuple[FitState, EpochInfo]) -> tuple[FitState, EpochInfo]:
+        state, infos = carry
+        advanced, info = fit_epoch(model, config, hyper, train, val, state)
+        return advanced, jax.tree.map(lambda all, one: all.at[state.epoch].set(one), infos, info)
+
+    running = lambda carry: ~has_stopped(carry[0], config)  # noqa: E731
+    return lax.while_loop(running, epoch, (state, blank))
