@@ -1,0 +1,239 @@
+"""How an experiment becomes a command: options, errors, progress and tables. Tyro and rich have their address here."""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from mil_jax.errors import InputError, RunError
+
+Config = TypeVar("Config")
+
+PLAIN_WIDTH = 110  # columns where the output is not a terminal
+
+
+def make_console() -> Console:
+    """The terminal, or plain text of a fixed width; silent in all processes of a run but the first."""
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(highlight=False, width=width, quiet=jax.process_index() > 0)
+
+
+class Interrupted(Exception):
+    """The person or the cluster asked the run to stop; the message says what is complete."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run is computed: none of it decides what comes out."""
+
+    devices: int | None = None
+    """Devices that share the members; on a CPU one per core where not given, elsewhere all."""
+    together: int | None = None
+    """Members at once in a device; where not given, 1 on a CPU, elsewhere all that the device got."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints of the whole run; 0 for none."""
+    resume: bool = False
+    """Go on with the run in --out, with the options that it was started with."""
+    compilation_cache: str = "auto"
+    """Folder for compiled programs, 'auto' for one in the user's cache folder, or 'off'."""
+    distributed: bool = False
+    """Join the other processes of the run, as SLURM, Kubernetes or a TPU pod tells them."""
+    coordinator: str | None = None
+    """Join them by hand: address and port of the first process, such as 10.0.0.1:12345."""
+    processes: int | None = None
+    """Their number, with --coordinator."""
+    process_id: int | None = None
+    """Which of them this is, from 0, with --coordinator."""
+    heartbeat: int = 30
+    """Seconds without a sign of life after which a process counts as dead."""
+
+
+def command(config_type: type[Config], main: Callable[[Config], Any], doc: str | None) -> None:
+    """Runs `main` on the options of the command line; bad input becomes one line and exit status 2."""
+    config = tyro.cli(config_type, description=doc)
+    try:
+        main(config)
+    except InputError as error:
+        leave(f"error: {describe_error(error, config)}", 2)
+    except RunError as error:
+        leave(f"error: {error}", 2)
+    except Interrupted as stop:
+        leave(f"stopped: {stop}", 130)
+    except KeyboardInterrupt:
+        leave("stopped before there was anything to keep", 130)
+
+
+def describe_error(error: InputError, config: Any) -> str:
+    """The error in one line, naming the option where the argument is one."""
+    groups = [config, *(getattr(config, field.name) for field in dataclasses.fields(config))]
+    options = {
+        field.name for group in groups if dataclasses.is_dataclass(group)
+        for field in dataclasses.fields(group)
+    }  # fmt: skip
+    name = error.argument
+    if name in options:
+        name = "--" + name.replace("_", "-")
+    return f"{name} {error.value}: {error.remedy}"
+
+
+def leave(message: str, status: int) -> None:
+    """Prints the message and ends the process."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.process_count() > 1:
+        os._exit(status)  # the orderly way out would wait for processes that may be dead
+    sys.exit(status)
+
+
+def start_jax(compute: Compute, members: int) -> None:
+    """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts.
+
+    Raises:
+        InputError: options that do not go together, or devices that there are not.
+    """
+    folder = cache_folder(compute.compilation_cache)
+    jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if compute.checkpoint_every < 0:
+        raise InputError("checkpoint_every", compute.checkpoint_every, "use 0 or more")
+    if compute.devices is not None and compute.devices < 1:
+        raise InputError("devices", compute.devices, "use at least 1")
+    make_cpu_devices(compute)
+    join_processes(compute, members)
+
+
+def make_cpu_devices(compute: Compute) -> None:
+    """One device per core, at least two (see `ensemble.default_placement`), or as many as asked for."""
+    wanted = compute.devices or max(len(os.sched_getaffinity(0)), 2)
+    if compute.devices is not None and compute.processes:
+        wanted = -(-compute.devices // compute.processes)
+    # Where JAX has started already, as in a notebook or a test, its devices stay as they are.
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", wanted)
+
+
+def join_processes(compute: Compute, members: int) -> None:
+    """Starts `jax.distributed` where the options ask for it."""
+    by_hand = (compute.coordinator, compute.processes, compute.process_id)
+    if not compute.distributed and by_hand == (None, None, None):
+        return
+    if not compute.distributed and None in by_hand:
+        remedy = "give --coordinator, --processes and --process-id together, or --distributed"
+        raise InputError("coordinator", compute.coordinator, remedy)
+    if compute.processes is not None and compute.processes > members:
+        raise InputError("processes", compute.processes, f"use at most {members}, the number of members")
+    if compute.process_id is not None and not 0 <= compute.process_id < (compute.processes or 0):
+        raise InputError("process_id", compute.process_id, f"use 0 to {(compute.processes or 1) - 1}")
+    jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
+    if jax.process_count() > members:
+        raise InputError("processes", jax.process_count(), f"use at most {members}, the number of members")
+
+
+def cache_folder(choice: str) -> Path | None:
+    """The folder of the compilation cache, by the user's choice."""
+    if choice == "off":
+        return None
+    if choice != "auto":
+        return Path(choice).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "mil_jax" / "compiled"
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Within it, Ctrl-C and SIGTERM set a flag that the caller reads, so that an epoch ends whole.
+
+    A second Ctrl-C interrupts at once.
+    """
+    asked = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopwatch:
+    """Seconds by phase; `total` runs from the start."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time inside to the phase."""
+        start = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Adds seconds to the phase."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def read(self) -> dict[str, float]:
+        """The phases, and the total until now."""
+        return {**self.seconds, "total": time.perf_counter() - self.start}
+
+
+@contextmanager
+def epoch_progress(epochs: int) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar over epochs; the caller gets `show(epoch, losses)`. Plain lines where there is no terminal."""
+    console = make_console()
+    if not console.is_terminal:
+        yield lambda epoch, text: console.print(f"epoch {epoch:3d}/{epochs}  {text}", soft_wrap=True)
+        return
+    columns = (
+        TextColumn("epoch"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("compiling", total=epochs)
+        yield lambda epoch, text: progress.update(task, completed=epoch, description=text)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+    """Prints a table; numbers stand on the right, floats with four digits."""
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(row[i], int | float) or row[i] in ("", "–") for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*map(format_cell, row))
+    make_console().print(table)
+
+
+def format_cell(value: object) -> str:
+    """A cell's text: floats with four digits, an undefined one as a dash, whole numbers with commas."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def say(text: str) -> None:
+    """Prints a line, however long."""
+    make_console().print(text, soft_wrap=True, markup=False)

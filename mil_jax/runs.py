@@ -1,0 +1,347 @@
+"""The run folder: everything about a run, in a form that other programs read; the one module that writes results.
+
+```
+config.json      every option, the versions, the device, the data's name and hash
+metrics.jsonl    a line per member and epoch
+summary.json     the results
+attention.npz    attention weights, rows, labels of the test bags, per member
+figures/*.png
+checkpoint/      the members' best parameters (Orbax)
+progress/        the members between epochs, to resume a run that was killed (Orbax); the last few
+log.txt          when the run started, stopped, went on, and what was odd
+```
+
+A file is complete or absent: each is written beside its place and then moved there.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from orbax.checkpoint import v1 as ocp
+
+from mil_jax.errors import InputError, RunError
+
+CHECKPOINTS_KEPT = 3
+FORMAT = 1  # of the folder; raised when a reader of the old one could not read the new one
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run read back.
+
+    Attributes:
+        path: its folder.
+        config: what `config.json` holds.
+        summary: what `summary.json` holds; None where the run did not come to its end.
+        params: the members' best parameters, with a leading axis S.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any] | None
+    params: Any
+
+
+class RunFolder:
+    """Writes one run; made by `open_run`. Of several processes, the first one writes, and all write checkpoints."""
+
+    def __init__(self, path: Path, fingerprint: str):
+        self.path, self.fingerprint = path, fingerprint
+        self.writes = jax.process_index() == 0
+
+    def note(self, text: str) -> None:
+        """Appends a line to `log.txt`, with the time."""
+        if self.writes:
+            with self._guarded("log.txt"), (self.path / "log.txt").open("a") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+    def log(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Appends lines to `metrics.jsonl`, all in one write."""
+        if self.writes:
+            text = "".join(json.dumps(jsonable(line)) + "\n" for line in lines)
+            with self._guarded("metrics.jsonl"), (self.path / "metrics.jsonl").open("a") as log:
+                log.write(text)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file; NaN and infinities become null."""
+        text = json.dumps(jsonable(content), indent=2) + "\n"
+        self._put(name, lambda path: path.write_text(text))
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Writes a compressed NumPy archive; the same arrays give the same bytes."""
+
+        def save(path: Path) -> None:
+            with path.open("wb") as file:  # given a path, NumPy would change its ending
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+        self._put(name, save)
+
+    def write_figure(self, name: str, figure: Any) -> None:
+        """Writes a matplotlib figure as `figures/<name>.png`."""
+        self._put(f"figures/{name}.png", lambda path: figure.savefig(path, format="png"))
+
+    def write_params(self, params: Any) -> None:
+        """Writes the members' parameters as the Orbax checkpoint `checkpoint/`; Orbax makes it whole or not."""
+        with self._guarded("checkpoint"):
+            ocp.save(str((self.path / "checkpoint").absolute()), params, overwrite=True)
+
+    def save_progress(self, epoch: int, tree: Any) -> None:
+        """Writes the members between two epochs, with the length of the log, and drops the oldest checkpoints."""
+        log = self.path / "metrics.jsonl"
+        facts = {
+            "epoch": epoch,
+            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "fingerprint": self.fingerprint,
+            "shapes": [list(leaf.shape) for leaf in jax.tree.leaves(tree)],
+        }
+        target = (self.path / "progress" / f"{epoch:06d}").absolute()
+        with self._guarded("progress"):
+            ocp.save(str(target), tree, overwrite=True, custom_metadata=facts)
+            if self.writes:
+                for old in self._checkpoints()[CHECKPOINTS_KEPT:]:
+                    shutil.rmtree(old)
+
+    def load_progress(self, tree: Any) -> tuple[int, Any] | None:
+        """The newest whole checkpoint, as (epoch, tree), with the log cut back to it; None where there is none.
+
+        One that is damaged is passed over, which `log.txt` tells.
+
+        Args:
+            tree: records of the structure that `save_progress` got; the arrays may have other sizes.
+
+        Raises:
+            InputError: a checkpoint of another configuration.
+        """
+        for path in self._checkpoints():
+            try:
+                facts: dict[str, Any] = ocp.metadata(str(path)).custom_metadata  # type: ignore[assignment]
+                restored = ocp.load(str(path), _like(tree, facts["shapes"]))
+            except Exception as error:  # Orbax raises many kinds for a checkpoint that is damaged
+                first_line = (str(error).splitlines() or [""])[0]
+                text = f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line:.100})"
+                self.note(f"{text}; looking for the one before it")
+                continue
+            if facts["fingerprint"] != self.fingerprint:
+                remedy = "its checkpoint was made with other options or data: give the same, or start anew"
+                raise InputError("resume", str(self.path), remedy)
+            if self.writes:
+                os.truncate(self.path / "metrics.jsonl", facts["log_bytes"])
+            return facts["epoch"], restored
+        if self.writes:
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        return None
+
+    def drop_progress(self) -> None:
+        """Removes the checkpoints of a run that has come to its end."""
+        if self.writes:
+            shutil.rmtree(self.path / "progress", ignore_errors=True)
+
+    def _checkpoints(self) -> list[Path]:
+        folder = (self.path / "progress").absolute()
+        # A name with anything behind the digits is a checkpoint that was being written.
+        whole = [path for path in folder.glob("*") if path.name.isdigit()]
+        return sorted(whole, reverse=True)
+
+    def _put(self, name: str, write: Callable[[Path], Any]) -> None:
+        if not self.writes:
+            return
+        target = self.path / name
+        partial = target.with_name(f".{target.name}.partial")
+        with self._guarded(name):
+            target.parent.mkdir(exist_ok=True)
+            write(partial)
+            partial.replace(target)
+
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Turns a full or broken disk into one sentence that says what is kept."""
+        try:
+            yield
+        except Exception as error:
+            no_space = "No space left" in str(error) or "Disk quota" in str(error)
+            if not isinstance(error, OSError) and not no_space:
+                raise
+            raise RunError(
+                f"{self.path / name} cannot be written ({'no space left' if no_space else error}); "
+                "what was written before is whole: make room, then go on with --resume"
+            ) from error
+
+
+def _like(tree: Any, shapes: list[list[int]]) -> Any:
+    """The tree's structure and types with the shapes that were saved, whole on every device."""
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec())
+    leaves, structure = jax.tree.flatten(tree)
+    abstract = [
+        jax.ShapeDtypeStruct(tuple(shape), leaf.dtype, sharding=everywhere)
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    ]
+    return jax.tree.unflatten(structure, abstract)
+
+
+@contextmanager
+def open_run(
+    path: Path, config: Mapping[str, Any], compute: Mapping[str, Any], resume: bool = False
+) -> Iterator[RunFolder]:
+    """Makes the folder of a run, or opens it to go on, and holds its lock until the end.
+
+    Args:
+        path: the folder.
+        config: what decides the results, with the `options`; `config.json` keeps it.
+        compute: how the run is computed, which may change when it is resumed.
+        resume: go on with the run that the folder holds.
+
+    Raises:
+        InputError: without `resume`, the folder holds a run, is a file, or cannot be written to; with it, there is no
+            run, it has ended, or its options differ; or another process is running in the folder.
+    """
+    config = jsonable(config)
+    check_resumable(path, config) if resume else check_free(path)
+    run = RunFolder(path, fingerprint(config))
+    if not run.writes:
+        yield run
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("out", str(path), f"choose a folder that can be made ({error})") from None
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError("out", str(path), "another process is running in it: wait, or choose another") from None
+    with lock:
+        if not resume:
+            content = {"format": FORMAT, **config, "compute": compute, "versions": versions()}
+            run.write_json("config.json", content)
+        run.note("resumed" if resume else "started")
+        yield run
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A hash of what decides the results."""
+    return hashlib.sha256(json.dumps(jsonable(config), sort_keys=True).encode()).hexdigest()
+
+
+def check_free(path: Path) -> None:
+    """Refuses a path where no new run can be made; touches nothing.
+
+    Raises:
+        InputError: the path holds a run, or is not a folder that can be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError("out", str(path), "this is a file: choose a folder")
+    if (path / "config.json").exists():
+        remedy = "it holds a run already: choose another folder, or go on with it by --resume"
+        raise InputError("out", str(path), remedy)
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError("out", str(path), f"{parent} cannot be written to: choose another folder")
+
+
+def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuses a folder that holds no run to go on with, or one with other options; touches nothing.
+
+    Raises:
+        InputError: as said.
+    """
+    if (path / "summary.json").exists():
+        raise InputError("resume", str(path), "this run has come to its end: there is nothing to go on with")
+    before = read_config(path)
+    given = jsonable(config)
+    for name, value in given["options"].items():
+        if value != before["options"].get(name):
+            remedy = f"the run was started with {before['options'].get(name)!r}: give the same, or start anew"
+            raise InputError(name, value, remedy)
+    if fingerprint(given) != fingerprint({name: before.get(name) for name in given}):
+        raise InputError("resume", str(path), "the data differ from those that the run was started with")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What `config.json` of a run holds.
+
+    Raises:
+        InputError: no run there, or one of a newer format.
+    """
+    config = _read_json(path, "config.json")
+    if config.get("format", 0) > FORMAT:
+        remedy = f"it was written by a newer mil_jax; this one reads format {FORMAT}"
+        raise InputError("path", str(path), remedy)
+    return config
+
+
+def load_run(path: Path | str) -> Run:
+    """Reads a run back; its parameters predict on new bags with `ensemble.predict_ensemble`.
+
+    Raises:
+        InputError: no run there, one of a newer format, or one without parameters.
+    """
+    path = Path(path)
+    config = read_config(path)
+    summary = _read_json(path, "summary.json") if (path / "summary.json").exists() else None
+    return Run(path, config, summary, load_params(path / "checkpoint"))
+
+
+def load_params(path: Path) -> Any:
+    """Reads the parameters of an Orbax checkpoint onto the first device, wherever they were before.
+
+    Raises:
+        InputError: no whole checkpoint there.
+    """
+    here = SingleDeviceSharding(jax.devices()[0])
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)  # noqa: E731
+    try:
+        saved = ocp.metadata(str(path.absolute()))
+        return ocp.load(str(path.absolute()), jax.tree.map(place, saved.metadata))
+    except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("path", str(path), f"no whole checkpoint here ({first_line})") from error
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / name).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        remedy = f"no run here: {name} cannot be read ({error})"
+        raise InputError("path", str(folder), remedy) from None
+
+
+def versions() -> dict[str, str]:
+    """What the results depend on besides the options: versions and the device."""
+    packages = ("mil_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def jsonable(value: Any) -> Any:
+    """The value with NumPy and JAX scalars and arrays as Python's own, and what is not finite as None."""
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return jsonable(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
