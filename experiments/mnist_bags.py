@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from mil_jax import (
     bags,
@@ -35,7 +34,7 @@ from mil_jax import (
 )
 from mil_jax.attention import AttentionStats
 from mil_jax.bags import Bags, Splits
-from mil_jax.cli import Compute
+from mil_jax.cli import Compute, ComputeOptions
 from mil_jax.datasets import Dataset
 from mil_jax.ensemble import Ensemble
 from mil_jax.errors import InputError
@@ -52,6 +51,10 @@ SHOWN_STATS = {
 }
 
 
+# Options that decide where and how, and not what comes out.
+NOT_RESULTS = ("compute", "out", "data_dir", "manual_dir")
+
+
 @dataclass(frozen=True)
 class Config:
     """Options of the experiment; the defaults are the Keras example's."""
@@ -59,7 +62,9 @@ class Config:
     seed: int = 0
     """Decides everything that is drawn: bags, initial parameters, orders of bags."""
     members: int = 1
-    """Models that differ by their initial parameters and orders of bags; they form the ensemble."""
+    """Models that differ by their keys; they form the ensemble."""
+    vary: str = "init,order"
+    """What the key of a member decides, of init, order, bags; the rest is the same for all members."""
     dataset: str = "mnist-sample"
     """mnist-sample (embedded), mnist, fashion_mnist, kmnist, or tfds:NAME."""
     data_dir: Path | None = None
@@ -98,7 +103,7 @@ class Config:
     """Bags per class in the figures of bags; 0 for no such figures."""
     out: Path | None = None
     """The run folder; a new one under runs/mnist_bags where not given."""
-    compute: Annotated[Compute, tyro.conf.arg(name="")] = Compute()
+    compute: ComputeOptions = Compute()
 
 
 def main(config: Config) -> Path:
@@ -113,19 +118,18 @@ def main(config: Config) -> Path:
         data = datasets.load(config.dataset, config.data_dir, config.manual_dir)
         key_bags, key_members = jax.random.split(jax.random.key(config.seed))
         splits = draw_bags(key_bags, data, config)
+        keys, order_keys = draw_keys(key_members, config)
     mil = build_model(config)
     hyper = training.make_hyper(
         splits.train, learning_rate=config.learning_rate, l2=config.l2,
         class_weights=config.class_weights,
     )  # fmt: skip
-    keys = ensemble.member_keys(key_members, config.members)
-    compute = dataclasses.asdict(config.compute)
-    with runs.open_run(out, describe(config, data), compute, config.compute.resume) as run:
+    with runs.open_run(out, describe(config, data), describe_how(config), config.compute.resume) as run:
         print_problem(data, splits, mil)
         with watch.phase("plots"):
-            plot_bags_by_label(run, config, splits.train)
+            plot_bags_by_label(run, config, shared_or_first(splits.train))
         trained = recording.fit_recorded(
-            run, config.compute, watch, mil, keys, splits.train, splits.val, fit_config(config), hyper
+            run, config.compute, watch, mil, keys, splits.train, splits.val, fit_config(config), hyper, order_keys
         )
         with watch.phase("evaluate"):
             judged = judge(run, mil, trained, splits)
@@ -146,6 +150,7 @@ def check(config: Config) -> None:
         raise InputError("members", config.members, "use at least 1")
     if config.plot_bags < 0:
         raise InputError("plot_bags", config.plot_bags, "use 0 or more")
+    varied_parts(config)
     fit_config(config)
     build_model(config)
 
@@ -162,6 +167,14 @@ def model_config(config: Config) -> model.ModelConfig:
     return model.ModelConfig(attention_units=config.attention_units, gated=config.gated, head=config.head)
 
 
+def varied_parts(config: Config) -> set[str]:
+    """What differs between members."""
+    parts = set(filter(None, config.vary.split(",")))
+    if not parts <= {"init", "order", "bags"}:
+        raise InputError("vary", config.vary, "name one or more of init, order, bags, with commas between them")
+    return parts
+
+
 def default_out(config: Config) -> Path:
     moment = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.dataset.replace(':', '-').replace('/', '-')}-seed{config.seed}-{moment}"
@@ -171,7 +184,7 @@ def default_out(config: Config) -> Path:
 def describe(config: Config, data: Dataset) -> dict[str, Any]:
     """What `config.json` says of the run, and what decides its results."""
     options = dataclasses.asdict(config)
-    for name in ("compute", "out", "data_dir", "manual_dir"):
+    for name in NOT_RESULTS:
         del options[name]
     return {
         "experiment": "mnist_bags",
@@ -181,10 +194,41 @@ def describe(config: Config, data: Dataset) -> dict[str, Any]:
     }
 
 
-# ---- bags ----
+def describe_how(config: Config) -> dict[str, Any]:
+    """What `config.json` says of the run besides, and what may change when it is resumed."""
+    paths = {"data_dir": config.data_dir, "manual_dir": config.manual_dir}
+    return {"paths": paths, "compute": dataclasses.asdict(config.compute)}
+
+
+# ---- bags and keys ----
 
 
 def draw_bags(key: jax.Array, data: Dataset, config: Config) -> Splits:
+    """The bags of all sets; with --vary bags, every member has its own draw of training bags."""
+    splits = draw_splits(key, data, config)
+    if "bags" not in varied_parts(config):
+        return splits
+    keys = ensemble.member_keys(key, config.members)
+    own = [draw_splits(each, data, config).train for each in keys]
+    return splits._replace(train=ensemble.stack_bags(own))
+
+
+def draw_keys(key: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
+    """Two keys for each member: one decides its initial parameters, one its orders of bags."""
+    keys, parts = ensemble.member_keys(key, config.members), varied_parts(config)
+    fixed = ensemble.same_for_all(keys)
+    return keys if "init" in parts else fixed, keys if "order" in parts else fixed
+
+
+def shared_or_first(part: Bags) -> Bags:
+    """The bags, of the first member where each has its own."""
+    if part.rows.ndim == 2:
+        return part
+    first = {name: getattr(part, name)[0] for name in ("rows", "mask", "label", "instance_label")}
+    return dataclasses.replace(part, **first)
+
+
+def draw_splits(key: jax.Array, data: Dataset, config: Config) -> Splits:
     return bags.sample_splits(
         key,
         data,
@@ -200,6 +244,7 @@ def print_problem(data: Dataset, splits: Splits, mil: MIL) -> None:
     """Says what will be learned, from what, and by which model."""
     rows = []
     for name, part in splits._asdict().items():
+        part = shared_or_first(part)
         positive = int(np.sum(np.asarray(part.label) == 1))
         rows.append((name, len(part.label), positive, len(part.label) - positive))
     cli.print_table(f"Bags of {data.name}", ("set", "bags", "positive", "negative"), rows)
@@ -228,6 +273,9 @@ def judge(run: runs.RunFolder, mil: MIL, trained: Ensemble, splits: Splits) -> J
     predictions = {name: ensemble.predict_ensemble(mil, trained.params, part) for name, part in sets.items()}
     members, whole = {}, {}
     for name, part in sets.items():
+        if part.rows.ndim == 3:  # no bags that all members have in common, so none for the ensemble
+            members[name] = evaluation.evaluate_members(predictions[name], part)
+            continue
         judged = evaluation.evaluate_members(with_average(predictions[name]), part)
         members[name] = jax.tree.map(lambda values: values[:-1], judged)
         whole[name] = jax.tree.map(lambda values: values[-1], judged)
@@ -288,7 +336,7 @@ WHICH_IS_WHICH = {
     "*_loss": "cross-entropy in nats, without class weights and L2",
     "best_val_loss": "what early stopping looked at: cross-entropy on the validation bags plus L2",
     "instance_*": "attention against the true instances, mean over the positive test bags",
-    "attention_positive_*, attention_negative_*": "mean over the positive, negative test bags",
+    "positive_bags_*, negative_bags_*": "attention statistics, mean over the positive, negative test bags",
 }
 
 
@@ -303,8 +351,7 @@ def result_columns(sets: dict[str, Evaluation]) -> dict[str, np.ndarray]:
         "instance_positive_mass": np.asarray(test.positive.positive_mass),
         "instance_auc": np.asarray(test.positive.instance_auc),
     }
-    columns |= evaluation.flatten(test.positive, "attention_positive_")
-    return columns | evaluation.flatten(test.negative, "attention_negative_")
+    return columns | evaluation.attention_columns(test.positive, test.negative)
 
 
 # ---- figures ----
@@ -353,9 +400,8 @@ def plot_results(run: runs.RunFolder, config: Config, trained: Ensemble, judged:
 def stat_curves(positive: AttentionStats, negative: AttentionStats) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The curves [S, E] of the shown statistics; a negative bag has no positive instance to hit."""
     unknown = np.full_like(np.asarray(negative.entropy), np.nan)
-    needs_positive = ("positive_mass", "hit_at_1")
     return {
-        label: (getattr(positive, name), unknown if name in needs_positive else getattr(negative, name))
+        label: (getattr(positive, name), unknown if name in evaluation.NEEDS_POSITIVE else getattr(negative, name))
         for name, label in SHOWN_STATS.items()
     }
 
@@ -432,4 +478,4 @@ def print_sets(mean: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.command(Config, main, __doc__)
+    cli.command(Config, main, __doc__, runs.saved_options)

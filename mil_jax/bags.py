@@ -203,7 +203,8 @@ def bags_from_arrays(
     """Makes `Bags` of the reader's own data: one array `[K_i, ...]` per bag, and one label per bag.
 
     Args:
-        bags: B arrays; the bags may differ in length, the instances not in shape or dtype.
+        bags: B arrays; the bags may differ in length, the instances not in shape or dtype. Arrays of uint8 are
+            pixels, which the model sees as 0 … 1; all others are features, kept as float32.
         labels: [B] the class of each bag, 0, 1, …
         instance_labels: B arrays [K_i] of 1, 0 or -1, where they are known.
 
@@ -211,7 +212,7 @@ def bags_from_arrays(
         InputError: no bags, an empty bag, instances of different shapes, values that are not finite, labels
             that are not whole numbers from 0, or counts that differ.
     """
-    arrays = [np.asarray(bag) for bag in bags]
+    arrays = [_bytes_or_floats(i, np.asarray(bag)) for i, bag in enumerate(bags)]
     _check_arrays(arrays, np.asarray(labels))
     sizes = np.array([len(bag) for bag in arrays])
     mask = np.arange(sizes.max()) < sizes[:, None]
@@ -220,14 +221,20 @@ def bags_from_arrays(
     truth = np.full(mask.shape, UNKNOWN, np.int32)
     if instance_labels is not None:
         truth[mask] = _join_instance_labels(instance_labels, sizes)
-    pool = np.concatenate(arrays)
     return Bags(
-        pool=jnp.asarray(pool if pool.dtype == np.uint8 else pool.astype(np.float32)),
+        pool=jnp.asarray(np.concatenate(arrays)),
         rows=jnp.asarray(rows),
         mask=jnp.asarray(mask),
         label=jnp.asarray(labels, jnp.int32),
         instance_label=jnp.asarray(truth),
     )
+
+
+def _bytes_or_floats(number: int, bag: np.ndarray) -> np.ndarray:
+    if bag.dtype.kind not in "biuf":
+        raise InputError(f"bags[{number}]", str(bag.dtype), "give numbers")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        return bag if bag.dtype == np.uint8 else bag.astype(np.float32)
 
 
 def _check_arrays(arrays: list[np.ndarray], labels: np.ndarray) -> None:

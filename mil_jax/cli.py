@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import tyro
@@ -61,9 +61,22 @@ class Compute:
     """Seconds without a sign of life after which a process counts as dead."""
 
 
-def command(config_type: type[Config], main: Callable[[Config], Any], doc: str | None) -> None:
-    """Runs `main` on the options of the command line; bad input becomes one line and exit status 2."""
+ComputeOptions = Annotated[Compute, tyro.conf.arg(name="")]  # as a field of a config: options without a prefix
+
+
+def command(
+    config_type: type[Config],
+    main: Callable[[Config], Any],
+    doc: str | None,
+    saved_options: Callable[[Path], dict[str, Any]] | None = None,
+) -> None:
+    """Runs `main` on the options of the command line; bad input becomes one line and exit status 2.
+
+    With --resume the options that are not given are those that the run in --out was started with.
+    """
     config = tyro.cli(config_type, description=doc)
+    if saved_options and config.compute.resume and config.out:  # type: ignore[attr-defined]
+        config = tyro.cli(config_type, description=doc, default=with_options(config, saved_options(config.out)))  # type: ignore[attr-defined]
     try:
         main(config)
     except InputError as error:
@@ -74,6 +87,17 @@ def command(config_type: type[Config], main: Callable[[Config], Any], doc: str |
         leave(f"stopped: {stop}", 130)
     except KeyboardInterrupt:
         leave("stopped before there was anything to keep", 130)
+
+
+def with_options(config: Config, options: dict[str, Any]) -> Config:
+    """The config with options as JSON has them."""
+    known = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    values = {
+        name: tuple(value) if isinstance(value, list) else Path(value) if name.endswith("_dir") and value else value
+        for name, value in options.items()
+        if name in known
+    }
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
 def describe_error(error: InputError, config: Any) -> str:

@@ -9,7 +9,7 @@ What comes back is NumPy on every host. Axes: S members, B bags, K slots, C clas
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, no_type_check
 
 import jax
@@ -294,16 +294,22 @@ def start(
     """All members before their first epoch, sharded; filled up to a multiple of the devices."""
     bag_shape = (train.rows.shape[-1], train.pool.shape[1:])
     given = (keys,) if order_keys is None else (keys, order_keys)
-    key_data = [fill(np.asarray(jax.random.key_data(each)), placement) for each in given]
+    key_data = tuple(fill(np.asarray(jax.random.key_data(each)), placement) for each in given)
+    return _starter(model, config, bag_shape, keys.shape[0], placement)(key_data)  # type: ignore[arg-type]
 
+
+@lru_cache
+def _starter(
+    model: MIL, config: FitConfig, bag_shape: tuple[int, tuple[int, ...]], members: int, placement: Placement
+) -> Callable[[tuple[np.ndarray, ...]], FitState]:
     @partial(jax.jit, out_shardings=sharded(placement))
-    def init(key_data: list[Array]) -> FitState:
+    def init(key_data: tuple[Array, ...]) -> FitState:
         # One after the other, so that a member's draw does not depend on how many there are.
         wrapped = [jax.random.wrap_key_data(data) for data in key_data]
         state = lax.map(lambda own: init_fit(model, own[0], *bag_shape, *own[1:]), wrapped)
-        return stop_fillers(state, keys.shape[0], config)
+        return stop_fillers(state, members, config)
 
-    return init(key_data)
+    return init
 
 
 def restart(state: FitState, members: int, config: FitConfig, placement: Placement) -> FitState:

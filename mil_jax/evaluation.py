@@ -16,7 +16,6 @@ from mil_jax.bags import Bags
 from mil_jax.metrics import BagMetrics, bag_metrics
 from mil_jax.model import Prediction
 
-
 # Statistics that mean something only where a bag holds positive instances.
 NEEDS_POSITIVE = frozenset(
     ("positive_mass", "hit_at_1", "precision_at_positives", "instance_auc", "average_precision", "has_positive",
@@ -46,8 +45,11 @@ def evaluate(predicted: Prediction, bags: Bags) -> Evaluation:
 
 
 def evaluate_members(predicted: Prediction, bags: Bags) -> Evaluation:
-    """Judges the predictions of S members, probability [S, B, C] and attention [S, B, K]; fields are [S]."""
-    return _evaluate_members(predicted, bags.label, bags.mask, bags.instance_label)
+    """Judges the predictions of S members, probability [S, B, C] and attention [S, B, K]; fields are [S].
+
+    The bags are shared, or each member's own, with a leading axis S on all but the pool.
+    """
+    return _evaluate_members(predicted, (bags.label, bags.mask, bags.instance_label))
 
 
 def _judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
@@ -60,9 +62,11 @@ _evaluate = jax.jit(_judge)
 
 
 @jax.jit
-def _evaluate_members(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
+def _evaluate_members(predicted: Prediction, truth: tuple[Array, Array, Array]) -> Evaluation:
     # One after the other: the memory of one member's statistics, however many members there are.
-    return jax.lax.map(lambda member: _judge(member, label, mask, instance_label), predicted)
+    if truth[0].ndim == 2:
+        return jax.lax.map(lambda own: _judge(own[0], *own[1]), (predicted, truth))
+    return jax.lax.map(lambda member: _judge(member, *truth), predicted)
 
 
 def warnings_of(predicted: Prediction, bags: Bags) -> list[list[str]]:

@@ -32,9 +32,7 @@ class Pooled:
 
 def masked_softmax(scores: Float[Array, " K"], mask: Bool[Array, " K"]) -> Float[Array, " K"]:
     """Softmax over the slots of the mask, exactly 0 elsewhere; all 0 for a bag with no instance."""
-    # A bag with no instance would be 0 / 0: let its softmax run over all slots, then mask them all.
-    defined = mask | ~mask.any()
-    return jax.nn.softmax(scores, where=defined) * mask
+    return jax.nn.softmax(scores, where=mask)
 
 
 class AttentionPooling(nn.Module):

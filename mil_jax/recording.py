@@ -4,6 +4,7 @@ Axes: S members, E epochs.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +20,14 @@ from mil_jax.ensemble import (
     Progress,
     default_placement,
     fit_ensemble,
-    start,
     to_host,
 )
 from mil_jax.errors import RunError
 from mil_jax.model import MIL
 from mil_jax.runs import RunFolder
-from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper, blank_info
+from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper, blank_info, init_fit
+
+LOGGED_SCORES = ("train_loss", "train_accuracy", "gradient_norm", "val_loss", "val_accuracy")
 
 
 def placement_of(compute: cli.Compute, members: int) -> Placement:
@@ -64,7 +66,7 @@ def fit_recorded(
     """
     members = keys.shape[0]
     placement = placement_of(compute, members)
-    progress = load_progress(run, model, keys, train, placement, config) if compute.resume else None
+    progress = load_progress(run, model, train) if compute.resume else None
     infos = list(progress.infos) if progress else []
     started = time.perf_counter()
     watch.add("compile", 0.0)
@@ -112,17 +114,12 @@ def progress_tree(state: FitState, infos: list[EpochInfo]) -> dict[str, Any]:
     return {"state": state, "infos": jax.tree.map(lambda *leaves: np.stack(leaves), *infos)}
 
 
-def load_progress(
-    run: RunFolder,
-    model: MIL,
-    keys: Key[Array, " S"],
-    train: Bags,
-    placement: Placement,
-    config: FitConfig,
-) -> Progress | None:
+def load_progress(run: RunFolder, model: MIL, train: Bags) -> Progress | None:
     """Where the run stood at its newest whole checkpoint; None where there is none yet."""
-    state = jax.eval_shape(lambda: start(model, config, keys, None, train, placement))
-    loaded = run.load_progress({"state": state, "infos": jax.eval_shape(blank_info)})
+    member = partial(init_fit, model, bag_size=train.rows.shape[-1], instance_shape=train.pool.shape[1:])
+    # Only structure and types are taken from here; the checkpoint knows how many members and epochs it holds.
+    like = {"state": jax.eval_shape(member, jax.random.key(0)), "infos": jax.eval_shape(blank_info)}
+    loaded = run.load_progress(like)
     if loaded is None:
         run.note("no checkpoint yet: from the start")
         return None
@@ -146,9 +143,11 @@ def stop_here(run: RunFolder, epoch: int, state: FitState, members: int, can_res
 
 def log_lines(info: EpochInfo) -> list[dict[str, Any]]:
     """The epoch's line of each member that trained it."""
-    columns = evaluation.flatten(info)
+    scores = {name: getattr(info, name) for name in LOGGED_SCORES}
+    columns = scores | evaluation.attention_columns(info.positive, info.negative)
     return [
-        {"member": int(i), **{name: values[i] for name, values in columns.items()}} for i in np.flatnonzero(info.epoch)
+        {"epoch": info.epoch[i], "member": i, **{name: values[i] for name, values in columns.items()}}
+        for i in np.flatnonzero(info.epoch)
     ]
 
 

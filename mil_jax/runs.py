@@ -14,6 +14,7 @@ log.txt          when the run started, stopped, went on, and what was odd
 A file is complete or absent: each is written beside its place and then moved there.
 """
 
+import csv
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -23,7 +24,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ class RunFolder:
         """Writes a JSON file; NaN and infinities become null."""
         text = json.dumps(jsonable(content), indent=2) + "\n"
         self._put(name, lambda path: path.write_text(text))
+
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows as a table, one line each, under the names of the first row."""
+
+        def save(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                table = csv.DictWriter(file, list(rows[0]))
+                table.writeheader()
+                table.writerows(jsonable(row) for row in rows)
+
+        self._put(name, save)
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes a compressed NumPy archive; the same arrays give the same bytes."""
@@ -195,14 +207,14 @@ def _like(tree: Any, shapes: list[list[int]]) -> Any:
 
 @contextmanager
 def open_run(
-    path: Path, config: Mapping[str, Any], compute: Mapping[str, Any], resume: bool = False
+    path: Path, config: Mapping[str, Any], how: Mapping[str, Any], resume: bool = False
 ) -> Iterator[RunFolder]:
     """Makes the folder of a run, or opens it to go on, and holds its lock until the end.
 
     Args:
         path: the folder.
         config: what decides the results, with the `options`; `config.json` keeps it.
-        compute: how the run is computed, which may change when it is resumed.
+        how: what does not decide the results and may change when it is resumed: paths of data, devices.
         resume: go on with the run that the folder holds.
 
     Raises:
@@ -210,8 +222,11 @@ def open_run(
             run, it has ended, or its options differ; or another process is running in the folder.
     """
     config = jsonable(config)
-    check_resumable(path, config) if resume else check_free(path)
     run = RunFolder(path, fingerprint(config))
+    if resume:
+        check_resumable(path, config)
+    elif run.writes:  # the others may look when the first one has made the folder already
+        check_free(path)
     if not run.writes:
         yield run
         return
@@ -221,12 +236,12 @@ def open_run(
         raise InputError("out", str(path), f"choose a folder that can be made ({error})") from None
     lock = FileLock(path / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise InputError("out", str(path), "another process is running in it: wait, or choose another") from None
-    with lock:
+    with held:
         if not resume:
-            content = {"format": FORMAT, **config, "compute": compute, "versions": versions()}
+            content = {"format": FORMAT, **config, **how, "versions": versions()}
             run.write_json("config.json", content)
         run.note("resumed" if resume else "started")
         yield run
@@ -261,6 +276,8 @@ def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
     """
     if (path / "summary.json").exists():
         raise InputError("resume", str(path), "this run has come to its end: there is nothing to go on with")
+    if not (path / "config.json").exists():
+        raise InputError("resume", str(path), "there is no run in this folder: name that of a run by --out")
     before = read_config(path)
     given = jsonable(config)
     for name, value in given["options"].items():
@@ -269,6 +286,14 @@ def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
             raise InputError(name, value, remedy)
     if fingerprint(given) != fingerprint({name: before.get(name) for name in given}):
         raise InputError("resume", str(path), "the data differ from those that the run was started with")
+
+
+def saved_options(path: Path) -> dict[str, Any]:
+    """The options that a run was started with; none where there is no run."""
+    if not (path / "config.json").exists():
+        return {}
+    config = read_config(path)
+    return config["options"] | config["paths"]
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -144,6 +144,8 @@ def make_hyper(
 ) -> Hyper:
     """Hyperparameters for a set of training bags; class weights are B / (C * count) or 1.
 
+    Where each member has its own bags, [S, B], the class weights are [S, C].
+
     Raises:
         InputError: a value out of range, a label outside 0 … C - 1, or, with class weights, a missing class.
     """
@@ -154,7 +156,9 @@ def make_hyper(
     for label in (int(train.label.min()), int(train.label.max())):
         if not 0 <= label < classes:
             raise InputError("label", label, f"use 0 to {classes - 1}, or more classes")
-    weight = losses.class_weights(train.label, classes) if class_weights else jnp.ones(classes)
+    draws = train.label if train.label.ndim == 2 else train.label[None]
+    weights = [losses.class_weights(label, classes) if class_weights else jnp.ones(classes) for label in draws]
+    weight = jnp.stack(weights) if train.label.ndim == 2 else weights[0]
     return Hyper(jnp.float32(learning_rate), jnp.float32(l2), weight)
 
 
