@@ -1,6 +1,8 @@
 """How an experiment becomes a command: options, errors, progress and tables. Tyro and rich have their address here."""
 
+import ctypes
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -75,18 +77,33 @@ def command(
     With --resume the options that are not given are those that the run in --out was started with.
     """
     config = tyro.cli(config_type, description=doc)
-    if saved_options and config.compute.resume and config.out:  # type: ignore[attr-defined]
-        config = tyro.cli(config_type, description=doc, default=with_options(config, saved_options(config.out)))  # type: ignore[attr-defined]
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs, with a traceback, what it raises anyway
     try:
-        main(config)
+        if saved_options and config.compute.resume and config.out:  # type: ignore[attr-defined]
+            config = tyro.cli(config_type, description=doc, default=with_options(config, saved_options(config.out)))  # type: ignore[attr-defined]
+        check_shared_folder(config)
+        with lost_processes():
+            main(config)
     except InputError as error:
         leave(f"error: {describe_error(error, config)}", 2)
     except RunError as error:
         leave(f"error: {error}", 2)
     except Interrupted as stop:
-        leave(f"stopped: {stop}", 130)
-    except KeyboardInterrupt:
-        leave("stopped before there was anything to keep", 130)
+        print(f"stopped: {stop}", file=sys.stderr, flush=True)
+        sys.exit(130)  # all processes of the run stop alike, and can wait for one another
+    except KeyboardInterrupt as stop:
+        leave(f"stopped: {stop}" if stop.args else "stopped before there was anything to keep", 130)
+
+
+def check_shared_folder(config: Any) -> None:
+    """Refuses to let each of several processes choose a folder of its own.
+
+    Raises:
+        InputError: no --out.
+    """
+    compute = getattr(config, "compute", Compute())
+    if (compute.distributed or compute.coordinator) and config.out is None:
+        raise InputError("out", None, "name the folder of the run, the same one for all processes")
 
 
 def with_options(config: Config, options: dict[str, Any]) -> Config:
@@ -127,25 +144,38 @@ def start_jax(compute: Compute, members: int) -> None:
     Raises:
         InputError: options that do not go together, or devices that there are not.
     """
+    if compute.checkpoint_every < 0:
+        raise InputError("checkpoint_every", compute.checkpoint_every, "use 0 or more")
+    least = {"devices": compute.processes or 1, "together": 1, "heartbeat": 1}
+    for name, value in least.items():
+        given = getattr(compute, name)
+        if given is not None and given < value:
+            raise InputError(name, given, f"use at least {value}")
     folder = cache_folder(compute.compilation_cache)
     jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if compute.checkpoint_every < 0:
-        raise InputError("checkpoint_every", compute.checkpoint_every, "use 0 or more")
-    if compute.devices is not None and compute.devices < 1:
-        raise InputError("devices", compute.devices, "use at least 1")
     make_cpu_devices(compute)
     join_processes(compute, members)
+    if compute.devices is not None and compute.devices > jax.device_count():
+        remedy = f"use 1 to {jax.device_count()}, the {jax.default_backend()} devices there are"
+        raise InputError("devices", compute.devices, remedy)
 
 
 def make_cpu_devices(compute: Compute) -> None:
     """One device per core, at least two (see `ensemble.default_placement`), or as many as asked for."""
-    wanted = compute.devices or max(len(os.sched_getaffinity(0)), 2)
+    wanted = compute.devices or max(core_count(), 2)
     if compute.devices is not None and compute.processes:
         wanted = -(-compute.devices // compute.processes)
     # Where JAX has started already, as in a notebook or a test, its devices stay as they are.
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", wanted)
+
+
+def core_count() -> int:
+    """The processor cores that this process may use; where the system does not say (macOS), all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def join_processes(compute: Compute, members: int) -> None:
@@ -160,19 +190,70 @@ def join_processes(compute: Compute, members: int) -> None:
         raise InputError("processes", compute.processes, f"use at most {members}, the number of members")
     if compute.process_id is not None and not 0 <= compute.process_id < (compute.processes or 0):
         raise InputError("process_id", compute.process_id, f"use 0 to {(compute.processes or 1) - 1}")
-    jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
+    say_why_on_abort()
+    try:
+        jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
+    except (IndexError, RuntimeError, ValueError) as error:
+        first_line = str(error).splitlines()[0]
+        remedy = f"the processes cannot be joined ({first_line:.200}): give --coordinator ADDRESS:PORT of the first one"
+        name = "distributed" if compute.coordinator is None else "coordinator"
+        raise InputError(name, getattr(compute, name), remedy) from error
     if jax.process_count() > members:
         raise InputError("processes", jax.process_count(), f"use at most {members}, the number of members")
 
 
+LOST_PROCESS = "another process of the run has died or cannot be reached"
+LOST_REMEDY = "start all processes again, in any number, with --resume"
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Turns what JAX and Orbax raise when another process has died into one sentence.
+
+    Raises:
+        RunError: in a run of several processes, that one of them is lost.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+        if jax.process_count() == 1:
+            raise
+        first_line = (str(error).splitlines() or [""])[0]
+        raise RunError(f"{LOST_PROCESS} ({first_line:.200}); {LOST_REMEDY}") from error
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _say_why(number: int) -> None:
+    os.write(2, f"error: {LOST_PROCESS}; {LOST_REMEDY}\n".encode())
+    os._exit(2)
+
+
+def say_why_on_abort() -> None:
+    """Ends the process with a sentence and exit status 2 where JAX would only abort it.
+
+    When JAX's heartbeat finds that a process is lost, it aborts all others from a thread of its own, which no
+    Python handler of signals can see: the system's own handler is set.
+    """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _say_why)
+
+
 def cache_folder(choice: str) -> Path | None:
-    """The folder of the compilation cache, by the user's choice."""
+    """The folder of the compilation cache, by the user's choice; made if need be.
+
+    Raises:
+        InputError: a folder that cannot be made. (The one in the user's cache folder is done without.)
+    """
     if choice == "off":
         return None
-    if choice != "auto":
-        return Path(choice).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mil_jax" / "compiled"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "mil_jax" / "compiled" if choice == "auto" else Path(choice).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if choice == "auto":
+            return None
+        raise InputError("compilation_cache", choice, f"name a folder that can be made ({error}), or off") from None
+    return folder
 
 
 @contextmanager

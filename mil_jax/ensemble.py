@@ -24,7 +24,7 @@ from jaxtyping import Array, Int, Key
 
 from mil_jax.bags import Bags
 from mil_jax.errors import InputError
-from mil_jax.model import MIL, Params, Prediction, check_full
+from mil_jax.model import MIL, Params, Prediction, check_full, joins
 from mil_jax.training import (
     EpochInfo,
     FitConfig,
@@ -235,9 +235,8 @@ def fit_ensemble(
     Raises:
         InputError: bags that the model or the loss cannot take.
     """
-    check_full(model, None, train.mask)
-    check_full(model, None, val.mask)
     members = keys.shape[0]
+    check_bags(model, train, val, members)
     placement = placement or default_placement(members)
     hyper = make_hyper(train, model.classes) if hyper is None else hyper
     inputs = place_inputs(hyper, train, val, members, placement)
@@ -259,6 +258,28 @@ def fit_ensemble(
             on_epoch(len(infos), infos[-1], state)
         slots = choose_slots(state, config, placement)
     return collect(state, infos, members, config)
+
+
+def check_bags(model: MIL, train: Bags, val: Bags, members: int) -> None:
+    """Refuses members and bags that cannot be trained.
+
+    Raises:
+        InputError: no member; bags that the model cannot take; validation bags that do not fit the training bags.
+    """
+    if members < 1:
+        raise InputError("keys", members, "give a key for at least one member")
+    for bags in (train, val):
+        check_full(model, None, bags.mask)
+        labels = np.asarray(bags.label)
+        if labels.min() < 0 or labels.max() >= model.classes:
+            raise InputError("label", int(labels.max()), f"use 0 to {model.classes - 1}, or a model of more classes")
+        if bags.rows.ndim == 3 and bags.rows.shape[0] != members:
+            raise InputError("rows", bags.rows.shape, f"give own bags to each of the {members} members, or share them")
+    if train.pool.shape[1:] != val.pool.shape[1:]:
+        raise InputError("val", val.pool.shape[1:], f"use instances of shape {train.pool.shape[1:]}, as in train")
+    if joins(model) and train.rows.shape[-1] != val.rows.shape[-1]:
+        remedy = f"use bags of {train.rows.shape[-1]}, as in train, or the head 'sum'"
+        raise InputError("val", f"bags of {val.rows.shape[-1]}", remedy)
 
 
 def place_inputs(hyper: Hyper, train: Bags, val: Bags, members: int, placement: Placement) -> tuple[Hyper, Bags, Bags]:

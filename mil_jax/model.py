@@ -139,14 +139,18 @@ def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> l
     return sorted(rows, key=lambda row: [row[0].startswith(name) for name in order], reverse=True)
 
 
+def joins(model: MIL) -> bool:
+    """Whether the model concatenates the weighted embeddings, and so needs full bags of one size."""
+    return isinstance(model.pooling, AttentionPooling) and model.pooling.concat
+
+
 def check_full(model: MIL, params: Params | None, mask: Bool[np.ndarray | Array, "*bags K"]) -> None:
     """Refuses bags that a concatenating head cannot take.
 
     Raises:
         InputError: empty slots, or a bag size other than the one that the parameters were made for.
     """
-    pooling = model.pooling
-    if not (isinstance(pooling, AttentionPooling) and pooling.concat):
+    if not joins(model):
         return
     remedy = "the concat head needs full bags of one size: use the head 'sum'"
     if not np.asarray(mask).all():

@@ -22,7 +22,6 @@ from mil_jax.ensemble import (
     fit_ensemble,
     to_host,
 )
-from mil_jax.errors import RunError
 from mil_jax.model import MIL
 from mil_jax.runs import RunFolder
 from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper, blank_info, init_fit
@@ -83,20 +82,12 @@ def fit_recorded(
             if stop and epoch < config.epochs:
                 stop_here(run, epoch, state, members, bool(compute.checkpoint_every))
 
-        try:
+        with cli.lost_processes():
             trained = fit_ensemble(
                 model, keys, train, val, config, hyper, placement,
                 order_keys=order_keys, progress=progress, on_epoch=on_epoch,
                 on_compiled=lambda: watch.add("compile", time.perf_counter() - started),
             )  # fmt: skip
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
-                raise
-            first_line = str(error).splitlines()[0]
-            raise RunError(
-                f"another process of the run has died or cannot be reached ({first_line:.200}); "
-                "start all processes again, in any number, with --resume"
-            ) from error
     watch.add("train", time.perf_counter() - started - watch.seconds["compile"])
     run.write_params(trained.params)
     return trained

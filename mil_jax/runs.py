@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 from filelock import FileLock, Timeout
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
@@ -110,16 +111,19 @@ class RunFolder:
     def write_params(self, params: Any) -> None:
         """Writes the members' parameters as the Orbax checkpoint `checkpoint/`; Orbax makes it whole or not."""
         with self._guarded("checkpoint"):
-            ocp.save(str((self.path / "checkpoint").absolute()), params, overwrite=True)
+            target = (self.path / "checkpoint").absolute()
+            facts: dict[str, Any] = {"sums": _bit_sums(params)}
+            ocp.save(str(target), params, overwrite=True, custom_metadata=facts)
 
     def save_progress(self, epoch: int, tree: Any) -> None:
         """Writes the members between two epochs, with the length of the log, and drops the oldest checkpoints."""
         log = self.path / "metrics.jsonl"
-        facts = {
+        facts: dict[str, Any] = {
             "epoch": epoch,
             "log_bytes": log.stat().st_size if log.exists() else 0,
             "fingerprint": self.fingerprint,
             "shapes": [list(leaf.shape) for leaf in jax.tree.leaves(tree)],
+            "sums": _bit_sums(tree),
         }
         target = (self.path / "progress" / f"{epoch:06d}").absolute()
         with self._guarded("progress"):
@@ -142,7 +146,9 @@ class RunFolder:
         for path in self._checkpoints():
             try:
                 facts: dict[str, Any] = ocp.metadata(str(path)).custom_metadata  # type: ignore[assignment]
+                self._check_log(facts["log_bytes"])
                 restored = ocp.load(str(path), _like(tree, facts["shapes"]))
+                _check_sums(restored, facts["sums"])
             except Exception as error:  # Orbax raises many kinds for a checkpoint that is damaged
                 first_line = (str(error).splitlines() or [""])[0]
                 text = f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line:.100})"
@@ -157,6 +163,11 @@ class RunFolder:
         if self.writes:
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         return None
+
+    def _check_log(self, log_bytes: int) -> None:
+        log = self.path / "metrics.jsonl"
+        if log_bytes > (log.stat().st_size if log.exists() else 0):
+            raise ValueError("metrics.jsonl is shorter than when it was made")
 
     def drop_progress(self) -> None:
         """Removes the checkpoints of a run that has come to its end."""
@@ -176,8 +187,11 @@ class RunFolder:
         partial = target.with_name(f".{target.name}.partial")
         with self._guarded(name):
             target.parent.mkdir(exist_ok=True)
-            write(partial)
-            partial.replace(target)
+            try:
+                write(partial)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
@@ -185,11 +199,13 @@ class RunFolder:
         try:
             yield
         except Exception as error:
-            no_space = "No space left" in str(error) or "Disk quota" in str(error)
-            if not isinstance(error, OSError) and not no_space:
+            # Orbax tells of the system in its text; an OSError without a number is its waiting for a lost process.
+            text = str(error)
+            full = "No space left" in text or "Disk quota" in text
+            if not full and getattr(error, "errno", None) is None and "os_error_code" not in text:
                 raise
             raise RunError(
-                f"{self.path / name} cannot be written ({'no space left' if no_space else error}); "
+                f"{self.path / name} cannot be written ({'no space left' if full else text.splitlines()[0]}); "
                 "what was written before is whole: make room, then go on with --resume"
             ) from error
 
@@ -203,6 +219,36 @@ def _like(tree: Any, shapes: list[list[int]]) -> Any:
         for leaf, shape in zip(leaves, shapes, strict=True)
     ]
     return jax.tree.unflatten(structure, abstract)
+
+
+def _bit_sums(tree: Any) -> list[int]:
+    """The sum of the bits of each array, as whole numbers modulo 2^32, whatever devices hold which part of it.
+
+    Orbax would not notice a byte of an array that has changed on the disk.
+    """
+
+    def add(leaf: Any) -> int:
+        if not isinstance(leaf, jax.Array):
+            return _sum(leaf) * (jax.process_index() == 0)
+        return sum(_sum(shard.data) for shard in leaf.addressable_shards if shard.replica_id == 0) % 2**32
+
+    sums = np.array([add(leaf) for leaf in jax.tree.leaves(tree)], np.uint32)
+    if jax.process_count() > 1:
+        sums = np.asarray(multihost_utils.process_allgather(sums)).sum(axis=0, dtype=np.uint32)
+    return sums.tolist()
+
+
+def _sum(array: Any) -> int:
+    raw = np.ascontiguousarray(array)
+    words = raw.reshape(-1).view(np.uint32 if raw.itemsize % 4 == 0 else np.uint8)
+    return int(words.sum(dtype=np.uint32))
+
+
+def _check_sums(tree: Any, sums: list[int]) -> None:
+    """Raises ValueError where an array, whole on this process, is not what was saved."""
+    for leaf, expected in zip(jax.tree.leaves(tree), sums, strict=True):
+        if _sum(leaf.addressable_data(0)) != expected:
+            raise ValueError("an array is not what was saved")
 
 
 @contextmanager
@@ -239,12 +285,18 @@ def open_run(
         held = lock.acquire(timeout=0)
     except Timeout:
         raise InputError("out", str(path), "another process is running in it: wait, or choose another") from None
+    except OSError as error:
+        raise InputError("out", str(path), f"choose a folder that can be written to ({error})") from None
     with held:
         if not resume:
             content = {"format": FORMAT, **config, **how, "versions": versions()}
             run.write_json("config.json", content)
         run.note("resumed" if resume else "started")
-        yield run
+        try:
+            yield run
+        except KeyboardInterrupt:
+            run.note("interrupted")
+            raise KeyboardInterrupt(f"{path} keeps what was complete; go on with --resume") from None
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
@@ -278,7 +330,7 @@ def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
         raise InputError("resume", str(path), "this run has come to its end: there is nothing to go on with")
     if not (path / "config.json").exists():
         raise InputError("resume", str(path), "there is no run in this folder: name that of a run by --out")
-    before = read_config(path)
+    before = read_config(path, "resume")
     given = jsonable(config)
     for name, value in given["options"].items():
         if value != before["options"].get(name):
@@ -292,20 +344,20 @@ def saved_options(path: Path) -> dict[str, Any]:
     """The options that a run was started with; none where there is no run."""
     if not (path / "config.json").exists():
         return {}
-    config = read_config(path)
+    config = read_config(path, "resume")
     return config["options"] | config["paths"]
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
     """What `config.json` of a run holds.
 
     Raises:
         InputError: no run there, or one of a newer format.
     """
-    config = _read_json(path, "config.json")
+    config = _read_json(path, "config.json", argument)
     if config.get("format", 0) > FORMAT:
         remedy = f"it was written by a newer mil_jax; this one reads format {FORMAT}"
-        raise InputError("path", str(path), remedy)
+        raise InputError(argument, str(path), remedy)
     return config
 
 
@@ -331,18 +383,20 @@ def load_params(path: Path) -> Any:
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)  # noqa: E731
     try:
         saved = ocp.metadata(str(path.absolute()))
-        return ocp.load(str(path.absolute()), jax.tree.map(place, saved.metadata))
+        params = ocp.load(str(path.absolute()), jax.tree.map(place, saved.metadata))
+        _check_sums(params, saved.custom_metadata["sums"])  # type: ignore[index, arg-type]
+        return params
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError("path", str(path), f"no whole checkpoint here ({first_line})") from error
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def _read_json(folder: Path, name: str, argument: str = "path") -> dict[str, Any]:
     try:
         return json.loads((folder / name).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         remedy = f"no run here: {name} cannot be read ({error})"
-        raise InputError("path", str(folder), remedy) from None
+        raise InputError(argument, str(folder), remedy) from None
 
 
 def versions() -> dict[str, str]:

@@ -24,9 +24,6 @@ from mil_jax.bags import Bags, gather
 from mil_jax.errors import InputError
 from mil_jax.model import MIL, MILOutput, Params, Prediction, apply, init_params
 
-# Keras' epsilon; the learning rate is applied by hand, because it is traced and may differ by member.
-adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-7)
-
 EVALUATION_CHUNK = 512  # bags evaluated at a time: memory stays bounded however many there are
 
 
@@ -163,6 +160,28 @@ def make_hyper(
 
 
 # ---- one step ----
+
+
+def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
+    """Adam's direction (Kingma and Ba 2015, the order of computation before section 2.1), as Keras computes it.
+
+    sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), where Optax corrects v before it adds epsilon: Keras' epsilon
+    weighs more in the first steps. With one division per parameter instead of three it is also faster on a CPU.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
+        scale = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        direction = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + eps), mu, nu)
+        return direction, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
+# The learning rate is applied by hand, because it is traced and may differ by member.
+adam = scale_by_keras_adam()
 
 
 def output_of(model: MIL, params: Params, bags: Bags, i: Int[Array, ""]) -> MILOutput:
