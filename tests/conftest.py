@@ -1,0 +1,164 @@
+"""What several test files share: two devices on a CPU, a tiny model, and small sets of bags.
+
+The problem is a miniature of the real one: 60 instances of 6 features, of which 20 are positive and
+lie apart from the others, in bags of 3.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+# Before anything starts a backend, so that sharding over two devices is really tested on a CPU.
+jax.config.update("jax_num_cpu_devices", 2)
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from mil_jax.bags import Bags, bags_from_arrays, sample_bags, take  # noqa: E402
+from mil_jax.ensemble import Ensemble, Placement, fit_ensemble, member_keys  # noqa: E402
+from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
+from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper  # noqa: E402
+
+FEATURES = 6
+
+# Compiles in half the time; for programs that are compared up to rounding.
+FEW_OPTIMISATIONS = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+def make_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """60 instances [N, 6] and their classes [N]; the 20 of class 1 lie apart from the others."""
+    classes = np.arange(60) % 3
+    instances = np.random.default_rng(seed).normal(size=(60, FEATURES)).astype(np.float32)
+    instances[:, 0] += 3.0 * (classes == 1)
+    return instances, classes
+
+
+def draw_bags(seed: int, bag_count: int) -> Bags:
+    """Up to 40 full bags of 3 from a pool of their own."""
+    # Always 40, so that the draw is compiled once.
+    key, pool = jax.random.key(seed), make_pool(seed)
+    bags = sample_bags(key, *pool, bag_count=40, bag_size=3, positive_class=1)
+    return take(bags, np.arange(bag_count))
+
+
+@pytest.fixture(scope="session")
+def train_bags() -> Bags:
+    """23 full bags of 3: a prime number, so that no batch size divides it."""
+    return draw_bags(1, 23)
+
+
+@pytest.fixture(scope="session")
+def val_bags() -> Bags:
+    """17 full bags of 3, of other instances than `train_bags`."""
+    return draw_bags(2, 17)
+
+
+@pytest.fixture(scope="session")
+def ragged_bags() -> Bags:
+    """19 bags of 1 to 5 instances, padded to 5 slots."""
+    instances, classes = make_pool(3)
+    rng = np.random.default_rng(4)
+    rows = [rng.choice(60, size=1 + i % 5, replace=False) for i in range(19)]
+    truth = [(classes[bag] == 1).astype(np.int32) for bag in rows]
+    labels = [int(bag.max()) for bag in truth]
+    return bags_from_arrays([instances[bag] for bag in rows], labels, truth)
+
+
+@pytest.fixture(scope="session")
+def concat_model() -> MIL:
+    """The Keras example's kind of model, tiny: its bags have 3 instances."""
+    return build(ModelConfig(hidden=(8, 4), attention_units=5))
+
+
+@pytest.fixture(scope="session")
+def sum_model() -> MIL:
+    """The paper's kind of model, tiny: it takes any bag."""
+    return build(ModelConfig(hidden=(8, 4), attention_units=5, head="sum"))
+
+
+@pytest.fixture(scope="session")
+def quick_hyper() -> Hyper:
+    """A learning rate that gets somewhere within a few steps; unequal class weights."""
+    return Hyper(jnp.float32(0.02), jnp.float32(0.01), jnp.array([0.8, 1.5]))
+
+
+@pytest.fixture(scope="session")
+def quick_config() -> FitConfig:
+    """Few epochs, of which the last batch is a partial one, and little patience."""
+    return FitConfig(epochs=6, batch_size=5, patience=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostRun:
+    """A run of `fit_ensemble` on one device, one member at a time, and what was seen on the way.
+
+    Attributes:
+        keys: [S] of its members.
+        ensemble: what came back.
+        infos: of each epoch, all members [S].
+        states: after each epoch, all members [S], as NumPy.
+        compiled: (epochs done, program) of everything that was compiled on the way.
+        announcements: how often `on_compiled` was called.
+    """
+
+    keys: jax.Array
+    ensemble: Ensemble
+    infos: list[EpochInfo]
+    states: list[FitState]
+    compiled: list[tuple[int, str]]
+    announcements: int
+
+
+@pytest.fixture(scope="session")
+def host_run(
+    concat_model: MIL,
+    train_bags: Bags,
+    val_bags: Bags,
+    quick_config: FitConfig,
+    quick_hyper: Hyper,
+) -> HostRun:
+    """Three members, of which the second trains to the end and the others stop earlier."""
+    keys = member_keys(jax.random.key(0), 7)[jnp.array([0, 1, 6])]
+    infos: list[EpochInfo] = []
+    states: list[FitState] = []
+    compiled: list[tuple[int, str]] = []
+    announced: list[int] = []
+
+    def on_event(event: str, duration_secs: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append((len(infos), about["fun_name"]))
+
+    def on_epoch(epoch: int, info: EpochInfo, state: FitState) -> None:
+        assert epoch == len(infos) + 1
+        infos.append(info)
+        states.append(jax.tree.map(np.array, state))
+
+    jax.monitoring.register_event_duration_secs_listener(on_event)
+    ensemble = fit_ensemble(
+        concat_model, keys, train_bags, val_bags, quick_config, quick_hyper, Placement(1, 1),
+        on_epoch=on_epoch, on_compiled=lambda: announced.append(len(infos)),
+    )  # fmt: skip
+    jax.monitoring.unregister_event_duration_listener(on_event)
+    return HostRun(keys, ensemble, infos, states, compiled, len(announced))
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    """Asserts that two trees of arrays are equal, NaN to NaN."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
+    """Asserts that two trees of arrays are equal up to rounding in single precision, NaN to NaN.
+
+    The numbers are of order 1, and one rounding error is 6e-8, of which some epochs pile up a few.
+    """
+
+    def check(left: Any, right: Any) -> None:
+        np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
+
+    jax.tree.map(check, one, other)

@@ -1,0 +1,373 @@
+"""Attention statistics: their properties, and scipy, scikit-learn and loops as references."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from mil_jax.attention import (
+    PAIRWISE_SLOTS,
+    AttentionStats,
+    attention_stats,
+    find_collapse,
+    mean_stats,
+    member_agreement,
+    stats_by_label,
+)
+
+STATS = jax.jit(attention_stats)
+STATS_OF_BAGS = jax.jit(jax.vmap(attention_stats))
+MEAN_STATS = jax.jit(mean_stats)
+AGREEMENT = jax.jit(member_agreement)
+CASES = 200
+FEW, MANY = 6, 40
+assert FEW <= PAIRWISE_SLOTS < MANY, "the two sizes take the two routes"
+# Both to 1e-6 of the reference; single precision relative to values above 1.
+TOLERANCE = {"float64": {"rtol": 0, "atol": 1e-9}, "float32": {"rtol": 4e-6, "atol": 1e-6}}
+
+
+def random_bags(seed: int, slots: int, dtype: str, levels: int):
+    """Weights with ties, holes in the mask, empty and one-instance bags, unknown labels."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((CASES, slots)) < rng.choice([0.0, 0.2, 0.8, 1.0], (CASES, 1), p=[0.05, 0.15, 0.5, 0.3])
+    raw = np.where(mask, rng.integers(0, levels, (CASES, slots)), 0) + np.where(mask, 0.1, 0)
+    weight = (raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-9)).astype(dtype)
+    label = rng.choice([1, 0, -1], (CASES, slots), p=[0.4, 0.5, 0.1])
+    return weight, mask, np.where(mask, label, -1)
+
+
+def expected_share_of_top(weight, positive):
+    """Mean share of positives among the largest weights, over every way to break the ties."""
+    count = int(positive.sum())
+    edge = np.sort(weight)[::-1][count - 1]
+    sure, tied = np.flatnonzero(weight > edge), np.flatnonzero(weight == edge)
+    choices = itertools.combinations(tied, count - len(sure))
+    return np.mean([positive[[*sure, *choice]].mean() for choice in choices])
+
+
+def reference_stats(weight, mask, label) -> dict[str, Any]:
+    fields: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(AttentionStats)), 0.0)
+    weight, label = weight[mask].astype(np.float64), label[mask]
+    n, positive = len(weight), label == 1
+    if n == 0:
+        return fields
+    fields["entropy"] = float(scipy.stats.entropy(weight))
+    fields["normalized_entropy"] = fields["entropy"] / np.log(n) if n > 1 else 0.0
+    fields["effective_instances"] = np.prod([w**-w for w in weight if w > 0])
+    fields["largest_weight"] = max(weight)
+    fields["gini"] = sum(abs(a - b) for a in weight for b in weight) / (2 * n * sum(weight))
+    fields["kl_uniform"] = float(scipy.stats.entropy(weight, np.full(n, 1 / n)))
+    if positive.any():
+        fields["has_positive"] = 1.0
+        fields["positive_mass"] = sum(weight[positive])
+        fields["hit_at_1"] = positive[weight == max(weight)].mean()
+        fields["precision_at_positives"] = expected_share_of_top(weight, positive)
+    if positive.any() and (label == 0).any():
+        known = label >= 0
+        fields["has_both"] = 1.0
+        fields["instance_auc"] = roc_auc_score(label[known], weight[known])
+        fields["average_precision"] = average_precision_score(label[known], weight[known])
+    return fields
+
+
+def assert_same(got, wanted, **tolerance):
+    for field in dataclasses.fields(got):
+        np.testing.assert_allclose(
+            getattr(got, field.name), getattr(wanted, field.name), err_msg=field.name, **tolerance
+        )
+
+
+@pytest.mark.parametrize(
+    ("slots", "levels", "dtype"), [(FEW, 4, "float64"), (FEW, 4, "float32"), (MANY, 30, "float64")]
+)
+def test_statistics_equal_the_references_on_random_masked_bags(slots, levels, dtype):
+    weight, mask, label = random_bags(slots, slots, dtype, levels)
+    with jax.enable_x64(dtype == "float64"):
+        stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label))))
+    assert stats.entropy.dtype == dtype
+    expected = [reference_stats(*bag) for bag in zip(weight, mask, label, strict=True)]
+    assert 0 < sum(fields["has_both"] for fields in expected) < CASES
+    for name in expected[0]:
+        reference = np.array([fields[name] for fields in expected])
+        np.testing.assert_allclose(getattr(stats, name), reference, err_msg=name, **TOLERANCE[dtype])
+
+
+@st.composite
+def bags(draw):
+    """One bag of up to FEW instances: integer weights (many ties) made to sum to one."""
+    slots = st.lists(st.booleans(), min_size=FEW, max_size=FEW)
+    mask = np.array(draw(slots))
+    raw = np.array(draw(st.lists(st.integers(0, 5), min_size=FEW, max_size=FEW))) * mask
+    weight = raw if raw.sum() else mask
+    label = np.array(draw(st.lists(st.sampled_from([1, 0, -1]), min_size=FEW, max_size=FEW)))
+    return (weight / max(weight.sum(), 1)).astype(np.float32), mask, np.where(mask, label, -1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(bags(), st.permutations(range(FEW)))
+def test_order_of_instances_does_not_matter(bag, order):
+    permuted = STATS(*(jnp.asarray(part[list(order)]) for part in bag))
+    assert_same(permuted, STATS(*map(jnp.asarray, bag)), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(bags(), st.randoms(use_true_random=False))
+def test_padding_changes_nothing_whatever_it_holds_and_both_routes_agree(bag, random):
+    place = sorted(random.sample(range(MANY), FEW))
+    weight, mask, label = np.full(MANY, 0.7, np.float32), np.zeros(MANY, bool), np.ones(MANY, int)
+    weight[place], mask[place], label[place] = bag
+    padded = STATS(*map(jnp.asarray, (weight, mask, label)))
+    assert_same(padded, STATS(*map(jnp.asarray, bag)), rtol=1e-5, atol=1e-6)
+
+
+SUM_OF_GRADIENT = jax.jit(jax.grad(lambda *bag: sum(map(jnp.sum, jax.tree.leaves(attention_stats(*bag))))))
+
+
+@settings(deadline=None, max_examples=60)
+@given(bags())
+def test_everything_is_finite_and_in_range(bag):
+    weight, mask, label = map(jnp.asarray, bag)
+    stats = jax.device_get(STATS(weight, mask, label))
+    n = int(mask.sum())
+    assert np.isfinite(jax.tree.leaves(stats)).all()
+    assert np.isfinite(SUM_OF_GRADIENT(weight, mask, label)).all()
+    assert all(value >= -1e-6 for value in jax.tree.leaves(stats))
+    unit = dataclasses.replace(stats, entropy=0.0, effective_instances=0.0, kl_uniform=0.0)
+    assert all(value <= 1 + 1e-6 for value in jax.tree.leaves(unit))
+    assert stats.effective_instances <= n + 1e-5
+    assert stats.gini <= 1 - 1 / max(n, 1) + 1e-6
+    assert stats.has_both <= stats.has_positive
+
+
+def test_a_bag_worked_out_by_hand():
+    stats = STATS(jnp.array([0.5, 0.25, 0.25]), jnp.ones(3, bool), jnp.array([0, 1, 0]))
+    wanted = {
+        "entropy": 1.5 * np.log(2),
+        "normalized_entropy": 1.5 * np.log(2) / np.log(3),
+        "effective_instances": 2**1.5,
+        "largest_weight": 0.5,
+        "gini": 1 / 6,
+        "positive_mass": 0.25,
+        "hit_at_1": 0.0,
+        "precision_at_positives": 0.0,
+        "instance_auc": 0.25,
+        "average_precision": 1 / 3,
+        "kl_uniform": np.log(3) - 1.5 * np.log(2),
+        "has_positive": 1.0,
+        "has_both": 1.0,
+    }
+    got = {name: float(getattr(stats, name)) for name in wanted}
+    assert got == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+    assert len(wanted) == len(dataclasses.fields(stats))
+
+
+def test_uniform_attention_finds_positives_as_often_as_chance_does():
+    stats = STATS(jnp.full(4, 0.25), jnp.ones(4, bool), jnp.array([0, 0, 1, 0]))
+    assert float(stats.gini) == 0 and float(stats.kl_uniform) == pytest.approx(0, abs=1e-6)
+    assert float(stats.normalized_entropy) == pytest.approx(1)
+    chance = stats.hit_at_1, stats.precision_at_positives, stats.average_precision
+    np.testing.assert_allclose(chance, 0.25)
+    assert float(stats.instance_auc) == 0.5
+
+
+def test_one_instance_has_all_the_weight_and_no_spread():
+    stats = STATS(jnp.array([0.0, 1.0, 0.0]), jnp.array([False, True, False]), jnp.array([-1, 1, -1]))
+    assert float(stats.entropy) == float(stats.normalized_entropy) == float(stats.gini) == 0
+    assert float(stats.effective_instances) == float(stats.largest_weight) == 1
+    assert float(stats.hit_at_1) == float(stats.precision_at_positives) == 1
+    assert float(stats.has_positive) == 1 and float(stats.has_both) == 0
+
+
+def test_a_bag_without_instances_is_all_zeros():
+    stats = STATS(jnp.zeros(3), jnp.zeros(3, bool), jnp.full(3, -1))
+    assert not np.any(jax.tree.leaves(stats))
+    agreement = AGREEMENT(jnp.zeros((2, 3)), jnp.zeros(3, bool))
+    assert not np.any(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(agreement)]))
+
+
+def test_weights_that_are_not_numbers_do_not_pass_for_low_entropy():
+    stats = STATS(jnp.full(3, jnp.nan), jnp.ones(3, bool), jnp.zeros(3, int))
+    assert np.isnan(stats.entropy) and np.isnan(stats.largest_weight)
+
+
+def test_half_precision_counts_large_bags_right():
+    slots = 300
+    attention = jnp.full(slots, 1 / slots, jnp.bfloat16)
+    stats = STATS(attention, jnp.ones(slots, bool), jnp.arange(slots) % 2)
+    assert stats.entropy.dtype == jnp.float32
+    assert float(stats.gini) == 0 and float(stats.instance_auc) == 0.5
+    assert float(stats.precision_at_positives) == 0.5
+
+
+def test_means_count_only_the_bags_that_define_a_statistic():
+    weight, mask, label = random_bags(1, FEW, "float32", 4)
+    stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label))))
+    where = np.random.default_rng(2).random(CASES) < 0.5
+    mean = MEAN_STATS(stats, jnp.asarray(where))
+    with_both, with_positive = stats.has_both > 0, stats.has_positive > 0
+    assert with_both.sum() < with_positive.sum() < CASES
+    defined: dict[str, np.ndarray] = {
+        "instance_auc": with_both,
+        "average_precision": with_both,
+        "positive_mass": with_positive,
+        "hit_at_1": with_positive,
+        "precision_at_positives": with_positive,
+    }
+    for field in dataclasses.fields(AttentionStats):
+        counted = getattr(stats, field.name)[where & defined.get(field.name, True)]
+        np.testing.assert_allclose(getattr(mean, field.name), counted.mean(), rtol=1e-5)
+
+
+def test_means_by_label_are_means_of_the_subsets():
+    weight, mask, label = random_bags(3, FEW, "float32", 4)
+    stats = STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label)))
+    bag_label, where = jnp.arange(CASES) % 3, jnp.arange(CASES) < 120
+    split = stats_by_label(stats, bag_label, where)
+    positive = jax.tree.map(lambda field: field[where & (bag_label > 0)], stats)
+    negative = jax.tree.map(lambda field: field[where & (bag_label == 0)], stats)
+    assert_same(split.positive, MEAN_STATS(positive), rtol=1e-5)
+    assert_same(split.negative, MEAN_STATS(negative), rtol=1e-5)
+    assert not np.any(jax.tree.leaves(MEAN_STATS(stats, jnp.zeros(CASES, bool))))
+
+
+def reference_spearman(one, other) -> Any:
+    flat = [np.ptp(ranks) == 0 for ranks in (one, other)]
+    return float(all(flat)) if any(flat) else scipy.stats.spearmanr(one, other)[0]
+
+
+def reference_agreement(weight, mask) -> dict[str, Any]:
+    weight = weight[:, mask].astype(np.float64)
+    if not mask.any():
+        return {"rank_agreement": 0.0, "jensen_shannon": 0.0, "top_stability": 0.0}
+    votes = np.zeros(mask.sum())
+    for row in weight:
+        top = np.flatnonzero(row == row.max())
+        votes[top] += 1 / len(top) / len(weight)
+    pairs = itertools.combinations(weight, 2)
+    entropies = [scipy.stats.entropy(row) for row in weight]
+    return {
+        "rank_agreement": np.mean([reference_spearman(*pair) for pair in pairs]),
+        "jensen_shannon": scipy.stats.entropy(weight.mean(axis=0)) - np.mean(entropies),
+        "top_stability": votes.max(),
+    }
+
+
+@pytest.mark.parametrize(("slots", "dtype"), [(4, "float32"), (20, "float64")])
+def test_agreement_equals_the_references_on_random_masked_bags(slots, dtype):
+    members = 4
+    rng = np.random.default_rng(slots)
+    mask = rng.random((CASES, slots)) < rng.choice([0.3, 0.8, 1.0], (CASES, 1))
+    # Few levels in half of the cases, so that some members have weights that are all equal.
+    levels = np.where(np.arange(CASES) % 2, 2, 20)[:, None, None]
+    raw = (rng.integers(0, levels, (CASES, members, slots)) + 0.5) * mask[:, None]
+    weight = (raw / np.maximum(raw.sum(axis=-1, keepdims=True), 0.1)).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        got = jax.jit(jax.vmap(member_agreement))(jnp.asarray(weight), jnp.asarray(mask))
+        got = jax.device_get(got)
+    assert got.rank_agreement.dtype == got.top_stability.dtype == got.std.dtype == dtype
+    exact = weight.astype(np.float64)
+    np.testing.assert_allclose(got.mean, exact.mean(axis=1), **TOLERANCE[dtype])
+    np.testing.assert_allclose(got.std, exact.std(axis=1, ddof=1), **TOLERANCE[dtype])
+    expected = [reference_agreement(*bag) for bag in zip(weight, mask, strict=True)]
+    for name in expected[0]:
+        reference = np.array([fields[name] for fields in expected])
+        np.testing.assert_allclose(getattr(got, name), reference, err_msg=name, **TOLERANCE[dtype])
+
+
+def test_members_that_say_the_same_agree_fully():
+    same = AGREEMENT(jnp.tile(jnp.array([0.2, 0.7, 0.1, 0.0]), (5, 1)), jnp.array([1, 1, 1, 0], bool))
+    np.testing.assert_allclose(same.std, 0, atol=1e-7)
+    summary = float(same.rank_agreement), float(same.jensen_shannon), float(same.top_stability)
+    assert summary == pytest.approx((1, 0, 1), abs=1e-6)
+
+
+def test_members_that_say_the_opposite_disagree_fully():
+    got = AGREEMENT(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.ones(2, bool))
+    assert float(got.rank_agreement) == -1
+    assert float(got.jensen_shannon) == pytest.approx(np.log(2))
+    assert float(got.top_stability) == 0.5
+
+
+def test_one_instance_and_one_member_agree_with_themselves():
+    instance = AGREEMENT(jnp.tile(jnp.array([0.0, 1.0]), (3, 1)), jnp.array([False, True]))
+    assert float(instance.rank_agreement) == float(instance.top_stability) == 1
+    member = AGREEMENT(jnp.array([[0.3, 0.7]]), jnp.ones(2, bool))
+    assert float(member.rank_agreement) == float(member.top_stability) == 1
+    assert float(member.jensen_shannon) == 0 and not np.any(member.std)
+
+
+def test_gradient_of_agreement_is_finite_where_members_coincide():
+    def disagreement(attention):
+        got = member_agreement(attention, jnp.array([True, True, False]))
+        return jnp.sum(got.std) + got.jensen_shannon
+
+    gradient = jax.jit(jax.grad(disagreement))(jnp.tile(jnp.array([1.0, 0.0, 0.0]), (3, 1)))
+    assert np.isfinite(gradient).all()
+
+
+def test_memory_of_agreement_does_not_grow_with_pairs_of_members():
+    members, slots = 128, 100
+    shapes = jnp.zeros((members, slots)), jnp.ones(slots, bool)
+    memory = AGREEMENT.lower(*shapes).compile().memory_analysis()
+    pairs_times_slots = members**2 * slots * 4
+    assert memory is not None and memory.temp_size_in_bytes < pairs_times_slots / 3
+
+
+def bags_of_attention(rng, count=30, slots=4, sharpness=3.0):
+    score = sharpness * rng.normal(size=(count, slots))
+    weight = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
+    return weight.astype(np.float32), np.ones((count, slots), bool), np.arange(count) % 2
+
+
+def test_healthy_attention_is_no_collapse():
+    assert find_collapse(*bags_of_attention(np.random.default_rng(0))) is None
+
+
+def test_uniform_attention_on_positive_bags_is_a_collapse():
+    weight, mask, label = bags_of_attention(np.random.default_rng(0))
+    weight[label == 1] = bags_of_attention(np.random.default_rng(1), sharpness=0.01)[0][label == 1]
+    found = find_collapse(weight, mask, label)
+    assert found is not None and "uniform" in found and "L2" in found and "15 positive bags" in found
+    assert find_collapse(weight, mask, 1 - label) is None
+    assert find_collapse(weight, mask, label, uniform_above=0.999999) is None
+
+
+def test_uniform_is_measured_against_the_instances_that_a_bag_holds():
+    _, mask, label = bags_of_attention(np.random.default_rng(0))
+    mask[:, 2:] = False
+    found = find_collapse(jnp.asarray(mask / 2.0), jnp.asarray(mask), jnp.asarray(label))
+    assert found is not None and "entropy is 1.000" in found
+
+
+def test_all_weight_on_one_slot_is_a_collapse():
+    weight, mask, label = bags_of_attention(np.random.default_rng(0))
+    weight[:] = np.array([0.01, 0.01, 0.97, 0.01], np.float32)
+    found = find_collapse(weight, mask, label)
+    assert found is not None and "slot 2" in found and "0.970" in found
+    assert find_collapse(weight, mask, label, one_slot_above=0.98) is None
+    few = slice(0, 5)
+    assert find_collapse(weight[few], mask[few], label[few]) is None
+
+
+def test_sharp_attention_on_changing_slots_is_no_collapse():
+    weight = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(0, 4, 30)]
+    assert find_collapse(weight, np.ones((30, 4), bool), np.ones(30, int)) is None
+
+
+def test_bags_of_one_instance_tell_nothing():
+    weight = np.tile(np.array([1.0, 0.0], np.float32), (30, 1))
+    assert find_collapse(weight, weight > 0, np.ones(30, int)) is None
+
+
+def test_weights_that_are_not_numbers_are_a_collapse():
+    weight, mask, label = bags_of_attention(np.random.default_rng(0))
+    weight[3, 1] = np.nan
+    assert "not finite" in (find_collapse(weight, mask, label) or "")

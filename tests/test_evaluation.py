@@ -1,0 +1,131 @@
+"""Judging predictions: against scikit-learn and NumPy, and by two routes that must agree."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_close, draw_bags
+from sklearn import metrics as sk
+
+from mil_jax.bags import Bags
+from mil_jax.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_members,
+    flatten,
+    mean_and_spread,
+    warnings_of,
+)
+from mil_jax.model import Prediction
+
+
+@pytest.fixture(scope="module")
+def bags() -> Bags:
+    return draw_bags(7, 40)
+
+
+@pytest.fixture(scope="module")
+def predicted(bags: Bags) -> Prediction:
+    """Two members [S, B, …] that guess the label better than chance but not surely."""
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(2, 40)) + 1.5 * np.asarray(bags.label)
+    positive = 1 / (1 + np.exp(-score))
+    attention = rng.dirichlet(np.ones(3), size=(2, 40))
+    probability = np.stack([1 - positive, positive], axis=-1)
+    return Prediction(jnp.asarray(probability, jnp.float32), jnp.asarray(attention, jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def judged(predicted: Prediction, bags: Bags) -> Evaluation:
+    return evaluate_members(predicted, bags)
+
+
+def member(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_one_member_is_judged_as_among_others(i: int, predicted: Prediction, judged: Evaluation, bags: Bags) -> None:
+    assert_close(evaluate(member(predicted, i), bags), member(judged, i))
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_bag_metrics_are_those_of_scikit_learn(i: int, predicted: Prediction, judged: Evaluation, bags: Bags) -> None:
+    label, probability = np.asarray(bags.label), np.asarray(predicted.probability[i], np.float64)
+    probability /= probability.sum(axis=1, keepdims=True)
+    score, decision = probability[:, 1], probability.argmax(axis=1)
+    expected = {
+        "loss": sk.log_loss(label, probability),
+        "accuracy": sk.accuracy_score(label, decision),
+        "auc": sk.roc_auc_score(label, score),
+        "precision": sk.precision_score(label, decision),
+        "recall": sk.recall_score(label, decision),
+        "f1": sk.f1_score(label, decision),
+        "average_precision": sk.average_precision_score(label, score),
+        "brier": 2 * sk.brier_score_loss(label, score),
+    }
+    assert 0.6 < expected["auc"] < 1, "a case in which metrics differ from their limits"
+    for name, value in expected.items():
+        assert float(getattr(judged.bags, name)[i]) == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_attention_is_judged_by_label(i: int, predicted: Prediction, judged: Evaluation, bags: Bags) -> None:
+    label, truth = np.asarray(bags.label), np.asarray(bags.instance_label)
+    weights = np.asarray(predicted.attention[i], np.float64)
+    entropy = -(weights * np.log(weights)).sum(axis=1)
+    hits = truth[np.arange(40), weights.argmax(axis=1)] == 1
+    mass = (weights * truth).sum(axis=1)
+    mixed = np.flatnonzero((truth.sum(axis=1) > 0) & (truth.sum(axis=1) < 3))
+    auc = np.mean([sk.roc_auc_score(truth[bag], weights[bag]) for bag in mixed])
+    for value, expected in (
+        (judged.positive.entropy, entropy[label == 1].mean()),
+        (judged.negative.entropy, entropy[label == 0].mean()),
+        (judged.positive.hit_at_1, hits[label == 1].mean()),
+        (judged.positive.positive_mass, mass[label == 1].mean()),
+        (judged.positive.instance_auc, auc),
+        (judged.negative.hit_at_1, 0.0),
+        (judged.negative.has_positive, 0.0),
+    ):
+        assert float(value[i]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_flatten_names_every_number(judged: Evaluation) -> None:
+    flat = flatten(judged)
+    assert len(flat) == len(jax.tree.leaves(judged))
+    assert {"bags_auc", "positive_entropy", "negative_entropy", "positive_hit_at_1"} <= set(flat)
+    assert all(isinstance(value, np.ndarray) and value.shape == (2,) for value in flat.values())
+    np.testing.assert_array_equal(flat["positive_entropy"], judged.positive.entropy)
+    assert "epoch_bags_auc" in flatten(judged, "epoch_")
+
+
+def test_warnings_name_the_member_whose_attention_is_uniform(bags: Bags) -> None:
+    truth = np.asarray(bags.instance_label, np.float32)
+    sharp = (truth + 0.1) / (truth + 0.1).sum(axis=1, keepdims=True)
+    on_first_slot = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (40, 1))
+    attention = np.stack([sharp, np.full_like(sharp, 1 / 3), on_first_slot, sharp * np.nan])
+    predicted = Prediction(jnp.full((4, 40, 2), 0.5), jnp.asarray(attention))
+    healthy, uniform, one_slot, diverged = warnings_of(predicted, bags)
+    assert healthy == []
+    assert len(uniform) == 1 and "uniform" in uniform[0]
+    assert len(one_slot) == 1 and "slot 0" in one_slot[0]
+    assert len(diverged) == 1 and "not finite" in diverged[0]
+
+
+def test_no_warnings_of_random_attention(predicted: Prediction, bags: Bags) -> None:
+    assert warnings_of(predicted, bags) == [[], []]
+
+
+def test_mean_and_spread() -> None:
+    assert mean_and_spread(np.array([1.0, 2.0, 6.0])) == pytest.approx((3, math.sqrt(7)))
+    assert mean_and_spread(np.array([1.0, np.nan, 2.0])) == pytest.approx((1.5, math.sqrt(0.5)))
+
+
+def test_mean_and_spread_of_one_value_or_of_none() -> None:
+    mean, spread = mean_and_spread(np.array([np.nan, 4.0]))
+    assert mean == 4 and math.isnan(spread)
+    assert all(math.isnan(value) for value in mean_and_spread(np.array([np.nan])))
+    assert all(math.isnan(value) for value in mean_and_spread(np.array([])))

@@ -1,0 +1,275 @@
+"""Bag metrics: scikit-learn as reference, masks as relations, what undefined input gives."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mil_jax import metrics
+from mil_jax.errors import InputError
+
+CASES, BAGS = 200, 24
+BAG_METRICS = jax.jit(metrics.bag_metrics)
+AUC = jax.jit(metrics.roc_auc)
+AVERAGE_PRECISION = jax.jit(metrics.average_precision)
+INTERVAL = jax.jit(metrics.bootstrap_interval, static_argnames=("level", "resamples"))
+
+
+def random_scores(seed: int):
+    """Cases of tied scores, labels of both classes, and masks that leave some of each class."""
+    rng = np.random.default_rng(seed)
+    levels = rng.choice([2, 5, 1000], (CASES, 1))
+    score = rng.integers(0, levels, (CASES, BAGS)) / 1000
+    label = (rng.random((CASES, BAGS)) < rng.choice([0.1, 0.5, 0.9], (CASES, 1))).astype(int)
+    where = rng.random((CASES, BAGS)) < 0.7
+    label[:, :2], where[:, :2] = [0, 1], True
+    return score, label, where
+
+
+def random_probabilities(seed: int, bags: int, classes: int):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, bags)
+    label[:classes] = np.arange(classes)
+    score = rng.normal(size=(bags, classes)) + np.eye(classes)[label]
+    return (np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)).astype(np.float32), label
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference"),
+    [
+        (metrics.roc_auc, sk.roc_auc_score),
+        (metrics.average_precision, sk.average_precision_score),
+    ],
+)
+def test_rankings_equal_scikit_learn_on_random_masked_scores(metric, reference):
+    score, label, where = random_scores(0)
+    with jax.enable_x64(True):
+        got = jax.jit(jax.vmap(metric))(*map(jnp.asarray, (score, label, where)))
+        got = np.asarray(got)
+    cases = zip(score, label, where, strict=True)
+    wanted = [reference(y[counted], x[counted]) for x, y, counted in cases]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference"),
+    [
+        (metrics.precision, sk.precision_score),
+        (metrics.recall, sk.recall_score),
+        (metrics.f1, sk.f1_score),
+    ],
+)
+def test_decisions_equal_scikit_learn_on_random_masked_predictions(metric, reference):
+    score, label, where = random_scores(1)
+    prediction = (score > np.median(score, axis=1, keepdims=True)).astype(int)
+    prediction[0] = 0
+    got = jax.jit(jax.vmap(metric))(*map(jnp.asarray, (prediction, label, where)))
+    cases = zip(prediction, label, where, strict=True)
+    wanted = [reference(y[counted], x[counted], zero_division=0.0) for x, y, counted in cases]
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_bag_metrics_equal_scikit_learn(classes):
+    probability, label = random_probabilities(classes, 300, classes)
+    got = jax.device_get(BAG_METRICS(jnp.asarray(probability), jnp.asarray(label)))
+    prediction, exact = probability.argmax(axis=1), probability.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)
+    average, score, truth = "binary", exact[:, 1], label
+    if classes > 2:
+        average, score, truth = "macro", exact, np.eye(classes)[label]
+    wanted = {
+        "loss": sk.log_loss(label, exact),
+        "accuracy": sk.accuracy_score(label, prediction),
+        "auc": sk.roc_auc_score(truth, score),
+        "average_precision": sk.average_precision_score(truth, score),
+        "precision": sk.precision_score(label, prediction, average=average),
+        "recall": sk.recall_score(label, prediction, average=average),
+        "f1": sk.f1_score(label, prediction, average=average),
+        "brier": np.mean(np.sum((exact - np.eye(classes)[label]) ** 2, axis=1)),
+        "calibration_error": reference_calibration_error(exact, label, 15),
+    }
+    assert len(wanted) == len(dataclasses.fields(got))
+    for name, value in wanted.items():
+        np.testing.assert_allclose(getattr(got, name), value, rtol=3e-6, err_msg=name)
+
+
+def reference_calibration_error(probability, label, bins):
+    confidence, right = probability.max(axis=1), probability.argmax(axis=1) == label
+    edges = np.linspace(0, 1, bins + 1)
+    gaps = []
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            gaps.append(inside.sum() * abs(right[inside].mean() - confidence[inside].mean()))
+    return sum(gaps) / len(label)
+
+
+def test_binary_brier_score_is_twice_that_of_scikit_learn():
+    probability, label = random_probabilities(0, 100, 2)
+    got = metrics.brier_score(jnp.asarray(probability), jnp.asarray(label))
+    assert float(got) == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]), rel=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6))
+def test_a_masked_call_equals_the_call_on_the_subset(seed):
+    bags, classes = 12, 3
+    probability, label = random_probabilities(seed, bags, classes)
+    # Ties, and a fixed size of the subset so that it compiles once.
+    probability = np.round(probability, 1).astype(np.float32)
+    kept = np.sort(np.random.default_rng(seed).permutation(bags)[:7])
+    hidden = np.ones(bags, bool)
+    hidden[kept] = False
+    subset = BAG_METRICS(jnp.asarray(probability[kept]), jnp.asarray(label[kept]))
+    probability[hidden] = np.nan
+    masked = BAG_METRICS(jnp.asarray(probability), jnp.asarray(label), jnp.asarray(~hidden))
+    for field in dataclasses.fields(subset):
+        pair = getattr(masked, field.name), getattr(subset, field.name)
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6, err_msg=field.name)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6))
+def test_auc_is_antisymmetric_and_blind_to_monotone_maps(seed):
+    rng = np.random.default_rng(seed)
+    score = jnp.asarray(rng.integers(0, 6, BAGS), jnp.float32)
+    label = jnp.asarray(np.append([0, 1], rng.integers(0, 2, BAGS - 2)))
+    auc = float(AUC(score, label))
+    assert float(AUC(-score, label)) == pytest.approx(1 - auc, abs=1e-6)
+    assert float(AUC(score, 1 - label)) == pytest.approx(1 - auc, abs=1e-6)
+    assert float(AUC(jnp.exp(score / 2), label)) == pytest.approx(auc, abs=1e-6)
+
+
+def test_rankings_worked_out_by_hand():
+    score, label = jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])
+    assert float(AUC(score, label)) == pytest.approx(3.5 / 4)
+    assert float(AVERAGE_PRECISION(score, label)) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_undefined_metrics_are_nan_and_not_a_number_to_believe():
+    score, ones, none = jnp.array([0.2, 0.4, 0.4, 0.7]), jnp.ones(4, int), jnp.zeros(4, bool)
+    diverged, label = score.at[0].set(jnp.nan), jnp.array([0, 1, 0, 1])
+    assert np.isnan(AUC(score, ones))
+    assert np.isnan(AUC(score, 1 - ones))
+    assert np.isnan(AUC(diverged, label))
+    assert np.isnan(AVERAGE_PRECISION(score, 1 - ones))
+    assert np.isnan(AVERAGE_PRECISION(diverged, label))
+    assert float(AVERAGE_PRECISION(score, ones)) == 1
+    probability = jnp.stack([1 - score, score], axis=1)
+    nothing = jax.device_get(BAG_METRICS(probability, label, none))
+    zero_by_custom = {"precision": 0, "recall": 0, "f1": 0}
+    for field in dataclasses.fields(nothing):
+        wanted = zero_by_custom.get(field.name, np.nan)
+        np.testing.assert_equal(float(getattr(nothing, field.name)), wanted, err_msg=field.name)
+
+
+def test_classes_that_do_not_occur_leave_the_mean_auc_to_the_others():
+    probability, label = random_probabilities(3, 300, 3)
+    label[label == 2] = 0
+    got = BAG_METRICS(jnp.asarray(probability), jnp.asarray(label))
+    each = [sk.roc_auc_score(label == c, probability[:, c]) for c in (0, 1)]
+    assert float(got.auc) == pytest.approx(np.mean(each), rel=1e-6)
+    # Average precision of a class without bags is undefined as well; its recall counts as 0.
+    each = [sk.average_precision_score(label == c, probability[:, c]) for c in (0, 1)]
+    assert float(got.average_precision) == pytest.approx(np.mean(each), rel=1e-6)
+    each = [np.mean(probability.argmax(axis=1)[label == c] == c) for c in (0, 1)]
+    assert float(got.recall) == pytest.approx(sum(each) / 3, rel=1e-6)
+
+
+def test_a_certain_mistake_costs_a_finite_loss_with_a_finite_gradient():
+    probability, label = jnp.array([[1.0, 0.0], [0.25, 0.75]]), jnp.array([1, 1])
+    loss_and_gradient = jax.jit(jax.value_and_grad(metrics.negative_log_likelihood))
+    loss, gradient = loss_and_gradient(probability, label, jnp.ones(2, bool))
+    eps = float(np.finfo(np.float32).eps)
+    assert float(loss) == pytest.approx(-(np.log(eps) + np.log(0.75)) / 2)
+    assert np.isfinite(gradient).all()
+    loss, gradient = loss_and_gradient(probability, label, jnp.zeros(2, bool))
+    assert np.isnan(loss) and np.isfinite(gradient).all()
+
+
+def test_confusion_counts_equal_scikit_learn_and_skip_unknown_labels():
+    rng = np.random.default_rng(0)
+    prediction, label, where = rng.integers(0, 4, 60), rng.integers(-1, 4, 60), rng.random(60) < 0.5
+    got = metrics.confusion_counts(jnp.asarray(prediction), jnp.asarray(label), 4, jnp.asarray(where))
+    counted = where & (label >= 0)
+    wanted = sk.confusion_matrix(label[counted], prediction[counted], labels=range(4))
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_reliability_worked_out_by_hand():
+    confidence = np.array([0.55, 0.6, 0.95, 1.0, 1.0], np.float32)
+    probability = jnp.asarray(np.stack([1 - confidence, confidence], axis=1))
+    got = metrics.reliability(probability, jnp.array([1, 0, 1, 1, 0]), bins=10)
+    np.testing.assert_array_equal(got.count, [0, 0, 0, 0, 0, 2, 0, 0, 0, 3])
+    np.testing.assert_allclose(got.confidence[5], 0.575, rtol=1e-6)
+    np.testing.assert_allclose(got.accuracy[5], 0.5)
+    np.testing.assert_allclose(got.accuracy[9], 2 / 3, rtol=1e-6)
+    error = metrics.expected_calibration_error(probability, jnp.array([1, 0, 1, 1, 0]), bins=10)
+    assert float(error) == pytest.approx((2 * 0.075 + 3 * (2.95 / 3 - 2 / 3)) / 5, rel=1e-5)
+
+
+def test_bootstrap_interval_is_close_to_that_of_scipy():
+    values = np.random.default_rng(0).normal(3, 2, 50).astype(np.float32)
+    low, high = INTERVAL(jnp.asarray(values), jax.random.key(0), level=0.9, resamples=4000)
+    result = scipy.stats.bootstrap(
+        (values,), np.mean, confidence_level=0.9, n_resamples=4000, method="percentile", rng=1
+    )
+    spread = values.std() / np.sqrt(50)
+    assert abs(float(low) - result.confidence_interval.low) < 0.1 * spread
+    assert abs(float(high) - result.confidence_interval.high) < 0.1 * spread
+    # The percentiles of a mean that is close to normal.
+    assert (float(high) - float(low)) / 2 == pytest.approx(1.645 * spread, rel=0.08)
+
+
+def test_bootstrap_interval_of_a_mask_is_that_of_the_subset():
+    values, where = (
+        np.random.default_rng(1).normal(size=50).astype(np.float32),
+        np.arange(50) % 3 > 0,
+    )
+    hidden = jnp.asarray(np.where(where, values, np.nan))
+    masked = INTERVAL(hidden, jax.random.key(2), resamples=200, where=jnp.asarray(where))
+    subset = INTERVAL(jnp.asarray(values[where]), jax.random.key(2), resamples=200)
+    np.testing.assert_allclose(masked, subset, rtol=1e-5)
+
+
+def test_bootstrap_interval_of_equal_values_is_a_point_and_of_none_is_nan():
+    sevens, key, every = jnp.full(50, 7.0), jax.random.key(0), jnp.ones(50, bool)
+    point = INTERVAL(sevens, key, resamples=200, where=every)
+    np.testing.assert_allclose(point, (7, 7), rtol=1e-6)
+    assert np.isnan(INTERVAL(sevens, key, resamples=200, where=~every)).all()
+
+
+def test_curves_equal_scikit_learn():
+    for score, label, _ in zip(*random_scores(5), strict=True):
+        rates = metrics.roc_curve(score, label)
+        wanted = sk.roc_curve(label, score, drop_intermediate=False)[:2]
+        np.testing.assert_allclose(rates, wanted)
+        points = metrics.precision_recall_curve(score, label)
+        precision, recall, _ = sk.precision_recall_curve(label, score)
+        np.testing.assert_allclose(points, (recall[::-1], precision[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: metrics.roc_curve(np.array([0.1, 0.2]), np.array([1, 1])), "label"),
+        (lambda: metrics.roc_curve(np.array([]), np.array([], int)), "label"),
+        (lambda: metrics.precision_recall_curve(np.array([0.1]), np.array([0])), "label"),
+        (lambda: metrics.bag_metrics(jnp.ones((3, 1)), jnp.zeros(3, int)), "probability"),
+        (lambda: metrics.reliability(jnp.ones((3, 2)), jnp.zeros(3, int), bins=0), "bins"),
+        (lambda: metrics.bootstrap_interval(jnp.ones(3), jax.random.key(0), level=95.0), "level"),
+        (lambda: metrics.bootstrap_interval(jnp.ones(3), jax.random.key(0), 0.9, 0), "resamples"),
+    ],
+)
+def test_input_that_cannot_be_used_is_named(call, argument):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert caught.value.argument == argument

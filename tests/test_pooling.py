@@ -1,0 +1,193 @@
+"""Pooling: masks, permutations and padding as properties; the paper's equations as reference."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from mil_jax.pooling import AttentionPooling, Pooled, masked_softmax
+
+K, D, A = 6, 4, 5
+SEEDS = st.integers(0, 2**31 - 1)
+MASKS = st.lists(st.booleans(), min_size=K, max_size=K).map(np.array)
+MASKS_OF_SOME = MASKS.filter(np.any)
+assert_close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+
+
+def every_kind(test: Callable[..., None]) -> Callable[..., None]:
+    """Runs a test with and without the gate, concatenating and summing."""
+    both = pytest.mark.parametrize("gated", [True, False])
+    return both(pytest.mark.parametrize("concat", [True, False])(test))
+
+
+@cache
+def pooling(gated: bool, concat: bool) -> Callable[[Any, Any, Any], Pooled]:
+    """One compiled pooling for each kind, shared by all examples."""
+    module = AttentionPooling(units=A, gated=gated, concat=concat)
+    return jax.jit(lambda params, h, mask: module.apply({"params": params}, h, mask))
+
+
+@cache
+def gradients(gated: bool, concat: bool) -> Callable[[Any, Any, Any], tuple[Any, jax.Array]]:
+    """Gradients of an uneven sum of all outputs by parameters and embeddings."""
+
+    def uneven_sum(params: Any, h: jax.Array, mask: jax.Array) -> jax.Array:
+        out = pooling(gated, concat)(params, h, mask)
+        both = jnp.concatenate([out.embedding, out.attention])
+        return both @ jnp.cos(jnp.arange(1.0, 1 + len(both)))
+
+    return jax.jit(jax.grad(uneven_sum, argnums=(0, 1)))
+
+
+def draw_params(seed: int, gated: bool) -> dict[str, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    shapes = {"V": (D, A), "U": (D, A), "w": (A, 1)}
+    names = shapes if gated else ("V", "w")
+    return {name: {"kernel": rng.normal(size=shapes[name]).astype(np.float32)} for name in names}
+
+
+def draw_embeddings(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed + 1).normal(size=(K, D)).astype(np.float32)
+
+
+def paper_attention(params: Any, embeddings: np.ndarray, gated: bool) -> np.ndarray:
+    """Equations 8 and 9 as the paper writes them: one bag, instance by instance, float64."""
+    V, U, w = (params[name]["kernel"].T.astype(float) if name in params else None for name in "VUw")
+    exponentials = []
+    for h in embeddings.astype(float):
+        inner = np.tanh(V @ h)
+        if gated:
+            inner = inner * (1 / (1 + np.exp(-(U @ h))))
+        exponentials.append(np.exp((w @ inner).item()))
+    return np.array(exponentials) / np.sum(exponentials)
+
+
+@every_kind
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, mask=MASKS_OF_SOME)
+def test_agrees_with_the_paper_on_the_instances_of_the_mask(gated, concat, seed, mask):
+    params, h = draw_params(seed, gated), draw_embeddings(seed)
+    out = pooling(gated, concat)(params, h, mask)
+    attention = np.zeros(K)
+    attention[mask] = paper_attention(params, h[mask], gated)
+    assert_close(out.attention, attention)
+    weighted = attention[:, None] * h
+    expected = weighted.ravel() if concat else weighted.sum(axis=0)
+    assert_close(out.embedding, expected)
+
+
+@every_kind
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, mask=MASKS_OF_SOME)
+def test_weights_sum_to_one_over_the_mask_and_are_zero_elsewhere(gated, concat, seed, mask):
+    attention = pooling(gated, concat)(draw_params(seed, gated), draw_embeddings(seed), mask).attention
+    assert np.sum(attention) == pytest.approx(1, abs=1e-6)
+    assert np.all(np.asarray(attention)[mask] > 0)
+    np.testing.assert_array_equal(np.asarray(attention)[~mask], 0)
+
+
+@every_kind
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, mask=MASKS, order=st.permutations(range(K)))
+def test_attention_permutes_with_the_instances(gated, concat, seed, mask, order):
+    params, h, order = draw_params(seed, gated), draw_embeddings(seed), np.array(order)
+    before = pooling(gated, concat)(params, h, mask)
+    after = pooling(gated, concat)(params, h[order], mask[order])
+    assert_close(after.attention, before.attention[order])
+    expected = before.embedding.reshape(K, D)[order].ravel() if concat else before.embedding
+    assert_close(after.embedding, expected)
+
+
+@every_kind
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, mask=MASKS, other=SEEDS)
+def test_what_lies_in_an_empty_slot_does_not_matter(gated, concat, seed, mask, other):
+    params, h = draw_params(seed, gated), draw_embeddings(seed)
+    junk = np.where(mask[:, None], h, 1e3 * draw_embeddings(other))
+    a, b = (pooling(gated, concat)(params, x, mask) for x in (h, junk))
+    np.testing.assert_array_equal(a.attention, b.attention)
+    np.testing.assert_array_equal(a.embedding, b.embedding)
+
+
+@every_kind
+@settings(deadline=None, max_examples=20)
+@given(seed=SEEDS, mask=MASKS_OF_SOME)
+def test_empty_slots_have_gradient_zero(gated, concat, seed, mask):
+    _, by_embedding = gradients(gated, concat)(draw_params(seed, gated), draw_embeddings(seed), mask)
+    np.testing.assert_array_equal(np.asarray(by_embedding)[~mask], 0)
+    assert np.all(np.any(np.asarray(by_embedding)[mask] != 0, axis=1)), "the others have not"
+
+
+@every_kind
+@pytest.mark.parametrize("extra", [1, 7])
+def test_extra_padding_changes_nothing(gated, concat, extra):
+    params, h = draw_params(3, gated), draw_embeddings(3)
+    mask = np.array([True, True, False, True, True, True])
+    short = pooling(gated, concat)(params, h, mask)
+    long_h = np.concatenate([h, np.full((extra, D), 9, np.float32)])
+    long = pooling(gated, concat)(params, long_h, np.pad(mask, (0, extra)))
+    assert_close(long.attention, np.pad(short.attention, (0, extra)))
+    padded = np.pad(short.embedding, (0, extra * D if concat else 0))
+    assert_close(long.embedding, padded)
+
+
+@every_kind
+def test_a_bag_with_no_instance_gives_zeros(gated, concat):
+    params, h, mask = draw_params(0, gated), draw_embeddings(0), np.zeros(K, bool)
+    out = pooling(gated, concat)(params, h, mask)
+    np.testing.assert_array_equal(out.attention, np.zeros(K))
+    np.testing.assert_array_equal(out.embedding, np.zeros(K * D if concat else D))
+    for gradient in jax.tree.leaves(gradients(gated, concat)(params, h, mask)):
+        np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+
+
+def test_masked_softmax_of_large_scores_is_finite():
+    scores = jnp.array([1e4, 1e4, -1e4, 3e38, -jnp.inf])
+    mask = jnp.array([True, True, True, False, False])
+    weights, pullback = jax.vjp(lambda s: masked_softmax(s, mask), scores)
+    np.testing.assert_allclose(weights, [0.5, 0.5, 0, 0, 0])
+    np.testing.assert_allclose(pullback(jnp.arange(5.0))[0], [-0.25, 0.25, 0, 0, 0])
+
+
+def test_masked_softmax_by_hand():
+    scores = jnp.log(jnp.array([1.0, 5.0, 3.0]))
+    mask = jnp.array([True, False, True])
+    np.testing.assert_allclose(masked_softmax(scores, mask), [0.25, 0, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("gated", "concat"), [(True, False), (False, True)])
+def test_gradients_agree_with_finite_differences(gated, concat):
+    mask = jnp.array([True, False, True, True, False, True])
+    module = AttentionPooling(units=A, gated=gated, concat=concat)
+    with jax.enable_x64(True):
+        params, h = jax.tree.map(jnp.float64, (draw_params(1, gated), draw_embeddings(1)))
+
+        @jax.jit
+        def outputs(params: Any, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out: Any = module.apply({"params": params}, h, mask)
+            return out.attention, out.embedding
+
+        check_grads(outputs, (params, h), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
+
+
+def test_one_instance_gets_all_the_weight():
+    mask = np.eye(K, dtype=bool)[2]
+    h = draw_embeddings(5)
+    out = pooling(True, False)(draw_params(5, True), h, mask)
+    np.testing.assert_array_equal(out.attention, mask)
+    assert_close(out.embedding, h[2])
+
+
+def test_the_gate_matters():
+    params, h, mask = draw_params(2, True), draw_embeddings(2), np.ones(K, bool)
+    ungated = {name: params[name] for name in ("V", "w")}
+    a = pooling(True, False)(params, h, mask).attention
+    b = pooling(False, False)(ungated, h, mask).attention
+    assert np.abs(a - b).max() > 0.01

@@ -1,0 +1,524 @@
+"""Training one member: by hand in NumPy, on rigged curves, and by two routes that must agree."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import FEW_OPTIMISATIONS, HostRun, assert_close, assert_same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from mil_jax import training
+from mil_jax.bags import Bags, pad
+from mil_jax.errors import InputError
+from mil_jax.model import MIL
+from mil_jax.training import (
+    EpochInfo,
+    FitConfig,
+    FitState,
+    Hyper,
+    TrainState,
+    advance,
+    batch_loss,
+    blank_info,
+    epoch_order,
+    fit,
+    has_stopped,
+    init_fit,
+    make_hyper,
+    predict,
+    train_epoch,
+    train_step,
+    validate,
+)
+
+# ---- the model, its loss and Adam once more, in NumPy: in double precision, or complex ----
+
+
+def numpy_output(params: Any, bags: Bags, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [C] and attention [n] of the bag at `i`, of which empty slots are left out."""
+    held = np.asarray(bags.mask)[i]
+    hidden = np.asarray(bags.pool, np.float64)[np.asarray(bags.rows)[i][held]]
+    for layer in ("Dense_0", "Dense_1"):
+        hidden = hidden @ params["encoder"][layer]["kernel"] + params["encoder"][layer]["bias"]
+        hidden = np.where(hidden.real > 0, hidden, 0)
+    V, U, w = (params["pooling"][name]["kernel"] for name in "VUw")
+    scores = (np.tanh(hidden @ V) / (1 + np.exp(-hidden @ U)) @ w)[:, 0]
+    attention = np.exp(scores) / np.exp(scores).sum()
+    weighted, head = attention[:, None] * hidden, params["head"]
+    joined = weighted.ravel() if len(head["kernel"]) == weighted.size else weighted.sum(axis=0)
+    return joined @ head["kernel"] + head["bias"], attention
+
+
+def numpy_loss(params: Any, bags: Bags, index: Any, class_weight: Any, l2: float) -> Any:
+    """Mean over the bags at `index` of weight * cross-entropy, plus L2 on V, U and w."""
+    total = 0
+    for i in index:
+        logits, label = numpy_output(params, bags, i)[0], int(bags.label[i])
+        probability = np.exp(logits) / np.exp(logits).sum()
+        total -= class_weight[label] * np.log(probability[label])
+    squares = sum((params["pooling"][name]["kernel"] ** 2).sum() for name in "VUw")
+    return total / len(index) + l2 * squares
+
+
+def numpy_gradient(loss: Callable[[Any], Any], params: Any) -> list[np.ndarray]:
+    """The exact derivative by complex steps: Im f(x + ih) / h has no differences that cancel."""
+    leaves, structure = jax.tree.flatten(params)
+    gradient = [np.zeros(leaf.shape) for leaf in leaves]
+    for nth, leaf in enumerate(leaves):
+        for place in np.ndindex(leaf.shape):
+            stepped = leaf.astype(complex)
+            stepped[place] += 1e-30j
+            moved = [*leaves[:nth], stepped, *leaves[nth + 1 :]]
+            gradient[nth][place] = loss(jax.tree.unflatten(structure, moved)).imag / 1e-30
+    return gradient
+
+
+def numpy_adam(losses: list[Callable[[Any], Any]], params: Any, rate: float) -> Any:
+    """The parameters after a step on each of the losses, with epsilon where Keras has it.
+
+    Kingma and Ba 2015, the efficient order at the end of section 2: epsilon is added to the root of
+    the second moment before its bias is corrected.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    first = second = [np.zeros(leaf.shape) for leaf in leaves]
+    for t, loss in enumerate(losses, start=1):
+        gradient = numpy_gradient(loss, jax.tree.unflatten(structure, leaves))
+        first = [0.9 * m + 0.1 * g for m, g in zip(first, gradient, strict=True)]
+        second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradient, strict=True)]
+        length = rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        leaves = [leaf - length * m / (np.sqrt(v) + 1e-7) for leaf, m, v in zip(leaves, first, second, strict=True)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def in_double(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
+# ---- shared, compiled once ----
+
+jit = partial(jax.jit, compiler_options=FEW_OPTIMISATIONS)
+
+
+@pytest.fixture(scope="module")
+def state(concat_model: MIL, host_run: HostRun) -> FitState:
+    """The second member of `host_run`, before its first epoch."""
+    return jit(lambda key: init_fit(concat_model, key, 3, (6,)))(host_run.keys[1])
+
+
+@pytest.fixture(scope="module")
+def sum_state(sum_model: MIL) -> FitState:
+    return jit(lambda key: init_fit(sum_model, key, 5, (6,)))(jax.random.key(6))
+
+
+@pytest.fixture(scope="module")
+def step(concat_model: MIL) -> Callable[..., Any]:
+    return jit(partial(train_step, concat_model))
+
+
+@pytest.fixture(scope="module")
+def sum_step(sum_model: MIL) -> Callable[..., Any]:
+    return jit(partial(train_step, sum_model))
+
+
+# ---- the loss ----
+
+
+@pytest.mark.parametrize("kind", ["concat", "sum"])
+def test_loss_is_that_of_a_calculation_by_hand(kind: str, request: pytest.FixtureRequest) -> None:
+    names = ("train_bags", "state", "step")
+    if kind == "sum":
+        names = ("ragged_bags", "sum_state", "sum_step")
+    bags, start, run = (request.getfixturevalue(name) for name in names)
+    held = [2, 3, 5, 9]
+    label = np.asarray(bags.label)[held]
+    assert set(label) == {0, 1}, "both class weights must count"
+    hyper = Hyper(jnp.float32(1e-3), jnp.float32(0.07), jnp.array([0.6, 3.0]))
+    index, valid = jnp.array([*held, 0]), jnp.arange(5) < 4
+    _, (loss, correct) = run(hyper, bags, start.train, index, valid)
+    params = in_double(start.train.params)
+    expected = numpy_loss(params, bags, held, (0.6, 3.0), 0.07)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    predicted = [numpy_output(params, bags, i)[0].argmax() for i in held]
+    assert int(correct) == (np.array(predicted) == label).sum()
+
+
+def test_l2_touches_only_v_u_and_w(
+    concat_model: MIL, state: FitState, train_bags: Bags, step: Callable[..., Any]
+) -> None:
+    """Without a cross-entropy the gradient of V, U and w is 2 * l2 times them, and 0 elsewhere."""
+    hyper = Hyper(jnp.float32(0.0), jnp.float32(0.3), jnp.zeros(2))
+    taken, _ = step(hyper, train_bags, state.train, jnp.arange(5), jnp.ones(5, bool))
+    gradient = jax.tree.map(lambda moment: moment / (1 - 0.9), taken.opt_state.mu)
+    expected = jax.tree.map(jnp.zeros_like, state.train.params)
+    expected["pooling"] = jax.tree.map(lambda leaf: 0.6 * leaf, state.train.params["pooling"])
+    assert_close(gradient, expected)
+
+
+def test_gradients_of_the_loss(sum_model: MIL, sum_state: FitState, ragged_bags: Bags) -> None:
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), sum_state.train.params)
+        hyper = Hyper(jnp.float32(0.0), jnp.float32(0.07), jnp.array([0.6, 3.0], jnp.float32))
+        index, valid = jnp.arange(5), jnp.arange(5) < 4
+        loss = jax.jit(lambda p: batch_loss(p, sum_model, hyper, ragged_bags, index, valid)[0])
+        check_grads(loss, (params,), order=1, modes=["rev"])
+
+
+# ---- one step ----
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_train_step_is_that_of_a_numpy_adam(
+    scale: float, state: FitState, train_bags: Bags, step: Callable[..., Any]
+) -> None:
+    """Three steps, the last on a partial batch; at the small scale epsilon decides their length."""
+    weight, l2 = np.array([0.6, 3.0]) * scale, 0.05 * scale
+    hyper = Hyper(jnp.float32(0.02), jnp.float32(l2), jnp.asarray(weight, jnp.float32))
+    batches = [[4, 0, 11, 7, 2], [1, 3, 5, 22, 8], [9, 10, 6]]
+    taken = state.train
+    for batch in batches:
+        index = jnp.array([*batch, 0, 0][:5])
+        taken, _ = step(hyper, train_bags, taken, index, jnp.arange(5) < len(batch))
+    given = partial(numpy_loss, bags=train_bags, class_weight=weight, l2=l2)
+    losses = [partial(given, index=batch) for batch in batches]
+    expected = numpy_adam(losses, in_double(state.train.params), 0.02)
+    assert int(taken.step) == 3
+    assert_close(taken.params, expected)
+
+
+def test_slots_that_only_fill_a_batch_have_no_influence(
+    state: FitState, train_bags: Bags, quick_hyper: Hyper, step: Callable[..., Any]
+) -> None:
+    valid = jnp.array([True, True, True, False, False])
+    one = step(quick_hyper, train_bags, state.train, jnp.array([0, 1, 2, 3, 4]), valid)
+    other = step(quick_hyper, train_bags, state.train, jnp.array([0, 1, 2, 9, 2]), valid)
+    assert_same_bits(one, other)
+
+
+# ---- one epoch ----
+
+
+@pytest.mark.parametrize(("bag_count", "batch_size"), [(3, 4), (8, 4)])
+def test_an_order_visits_every_bag_exactly_once(bag_count: int, batch_size: int) -> None:
+    steps = -(-bag_count // batch_size)
+    draw = jit(jax.vmap(lambda key: epoch_order(key, bag_count, batch_size)))
+    orders = map(np.asarray, draw(jax.random.split(jax.random.key(1), 20)))
+    for index, valid in zip(*orders, strict=True):
+        assert index.shape == valid.shape == (steps, batch_size)
+        assert sorted(index[valid]) == list(range(bag_count))
+        assert index.min() >= 0 and index.max() < bag_count, "fillers must be bags too"
+        assert valid.any(axis=1).all(), "no step without a bag"
+
+
+def test_every_epoch_has_a_new_order(
+    host_run: HostRun,
+    state: FitState,
+    train_bags: Bags,
+    quick_hyper: Hyper,
+    step: Callable[..., Any],
+) -> None:
+    """The orders of six epochs differ, and taking their steps one by one is what a run does."""
+    key_order = jax.random.split(host_run.keys[1])[1]
+    keys = [jax.random.fold_in(key_order, epoch) for epoch in range(6)]
+    orders = [tuple(map(np.asarray, epoch_order(key, 23, 5))) for key in keys]
+    visited = {tuple(index[valid].tolist()) for index, valid in orders}
+    assert len(visited) == 6 and all(sorted(order) == [*range(23)] for order in visited)
+    one_by_one = state.train
+    for epoch in range(2):
+        for batch in zip(*orders[epoch], strict=True):
+            one_by_one, _ = step(quick_hyper, train_bags, one_by_one, *batch)
+        reached = jax.tree.map(lambda leaf: leaf[1], host_run.states[epoch].train.params)
+        assert_close(one_by_one.params, reached)
+
+
+@pytest.mark.parametrize("batch_size", [5, 40])
+def test_a_partial_last_batch_is_exact(batch_size: int, concat_model: MIL, state: FitState, train_bags: Bags) -> None:
+    """23 bags in batches of 5, the last of 3, and all in one batch of 40."""
+    run = jit(partial(train_epoch, concat_model, FitConfig(batch_size=batch_size)))
+    hyper = Hyper(jnp.float32(0.0), jnp.float32(0.05), jnp.array([0.6, 3.0]))
+    still, (loss, accuracy) = run(hyper, train_bags, state.train, jax.random.key(3))
+    assert_same_bits(still.params, state.train.params)
+    params, every = in_double(state.train.params), range(23)
+    given = partial(numpy_loss, bags=train_bags, class_weight=(0.6, 3.0), l2=0.05)
+    assert float(loss) == pytest.approx(given(params, index=every), rel=1e-6)
+    predicted = [numpy_output(params, train_bags, i)[0].argmax() for i in every]
+    assert float(accuracy) == pytest.approx(np.mean(np.array(predicted) == np.asarray(train_bags.label)))
+
+    moving = dataclasses.replace(hyper, learning_rate=jnp.float32(0.02))
+    moved, _ = run(moving, train_bags, state.train, jax.random.key(3))
+    index, valid = map(np.asarray, epoch_order(jax.random.key(3), 23, batch_size))
+    losses = [partial(given, index=batch[held]) for batch, held in zip(index, valid, strict=True)]
+    assert int(moved.step) == len(losses) == -(-23 // batch_size)
+    assert_close(moved.params, numpy_adam(losses, params, 0.02))
+
+
+@pytest.mark.parametrize("chunk", [512, 5])
+def test_validation_by_hand_in_chunks_of_any_size(
+    chunk: int,
+    concat_model: MIL,
+    state: FitState,
+    val_bags: Bags,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss knows no class weights but has L2; 5 does not divide the 17 bags."""
+    monkeypatch.setattr(training, "EVALUATION_CHUNK", chunk)
+    hyper = Hyper(jnp.float32(1e-3), jnp.float32(0.05), jnp.array([100.0, 3.0]))
+    run = jit(lambda *args: (validate(concat_model, *args), predict(concat_model, args[0], args[2])))
+    (loss, accuracy, positive, negative), predicted = run(state.train.params, hyper, val_bags)
+    params, label = in_double(state.train.params), np.asarray(val_bags.label)
+    expected = numpy_loss(params, val_bags, range(17), (1.0, 1.0), 0.05)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    logits, attention = map(np.array, zip(*(numpy_output(params, val_bags, i) for i in range(17)), strict=True))
+    assert float(accuracy) == pytest.approx(np.mean(logits.argmax(axis=1) == label))
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert_close((predicted.probability, predicted.attention), (probability, attention))
+    entropy = -(attention * np.log(attention)).sum(axis=1)
+    mass = (attention * (np.asarray(val_bags.instance_label) == 1)).sum(axis=1)
+    assert float(positive.entropy) == pytest.approx(entropy[label == 1].mean(), rel=1e-5)
+    assert float(positive.positive_mass) == pytest.approx(mass[label == 1].mean(), rel=1e-5)
+    assert float(negative.entropy) == pytest.approx(entropy[label == 0].mean(), rel=1e-5)
+
+
+def test_the_gradient_norm_is_that_of_the_unbiased_first_moment(host_run: HostRun) -> None:
+    for epoch, (state, info) in enumerate(zip(host_run.states, host_run.infos, strict=True)):
+        moments = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[1], state.train.opt_state.mu))
+        norm = np.sqrt(sum((np.float64(moment) ** 2).sum() for moment in moments))
+        expected = norm / (1 - 0.9 ** (5 * (epoch + 1)))
+        assert float(info.gradient_norm[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_empty_slots_change_no_result(
+    sum_state: FitState, ragged_bags: Bags, quick_hyper: Hyper, sum_step: Callable[..., Any]
+) -> None:
+    """The sum head learns from bags of 1 to 5 instances, in 5 slots or in 8."""
+    index, valid = map(np.asarray, epoch_order(jax.random.key(0), 19, 5))
+    ends, curves = [], []
+    for bags in (ragged_bags, pad(ragged_bags, 8)):
+        taken, curve = sum_state.train, []
+        for _ in range(5):
+            for batch in zip(index, valid, strict=True):
+                taken, (loss, _) = sum_step(quick_hyper, bags, taken, *batch)
+                curve.append(float(loss))
+        ends.append(taken)
+        curves.append(curve)
+    assert_close(ends[0], ends[1])
+    assert_close(curves[0], curves[1])
+    assert sum(curves[0][-4:]) < 0.9 * sum(curves[0][:4]), "it learns"
+
+
+# ---- stopping, and the best epoch: on rigged curves ----
+
+EPOCHS = 8
+
+
+def rigged_train_epoch(*args: Any) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
+    """In the place of an epoch's training: the one parameter counts the epochs."""
+    state, zero = args[4], jnp.float32(0)
+    return state.replace(params={"pooling": state.params["pooling"] + 1}), (zero, zero)
+
+
+def rigged_validate(model: MIL, params: Any, hyper: Hyper, bags: Bags) -> tuple[Any, ...]:
+    """In the place of a validation: the loss of the n-th epoch is the n-th number of the pool."""
+    epoch, stats = params["pooling"].astype(int), blank_info().positive
+    return bags.pool[epoch - 1], jnp.float32(0), stats, stats
+
+
+Rigged = dict[int, Callable[[np.ndarray], tuple[FitState, EpochInfo]]]
+
+
+@pytest.fixture(scope="module", params=["fit", "vmap of fit", "vmap of advance"])
+def rigged(request: pytest.FixtureRequest, concat_model: MIL, train_bags: Bags, quick_hyper: Hyper) -> Rigged:
+    """For a patience of 1, 2 and 3: a function of the losses [E] of all epochs, compiled once."""
+    start = {"pooling": jnp.float32(0)}
+
+    def run(config: FitConfig, curve: jax.Array) -> tuple[FitState, EpochInfo]:
+        bags = dataclasses.replace(train_bags, pool=curve)
+        given = (concat_model, config, quick_hyper, train_bags, bags)
+        if request.param.endswith("fit"):
+            return fit(*given, jax.random.key(0))
+        state = init_fit(concat_model, jax.random.key(0), 3, (6,))
+        return jax.lax.scan(lambda s, _: advance(*given, s), state, length=EPOCHS)
+
+    def in_a_crowd(config: FitConfig, curve: jax.Array) -> tuple[FitState, EpochInfo]:
+        others = [jnp.arange(EPOCHS, dtype=jnp.float32), -jnp.arange(EPOCHS, dtype=jnp.float32)]
+        crowd = jnp.stack([others[0], curve, others[1]])
+        return jax.tree.map(lambda leaf: leaf[1], jax.vmap(partial(run, config))(crowd))
+
+    route = in_a_crowd if request.param.startswith("vmap") else run
+    configs = {patience: FitConfig(epochs=EPOCHS, patience=patience) for patience in (1, 2, 3)}
+    empty = jax.ShapeDtypeStruct((EPOCHS,), jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "init_params", lambda *_: start)
+        patch.setattr(training, "train_epoch", rigged_train_epoch)
+        patch.setattr(training, "validate", rigged_validate)
+        return {patience: jit(partial(route, config)).lower(empty).compile() for patience, config in configs.items()}
+
+
+def stop_by_hand(curve: list[float], patience: int) -> tuple[float, int, int]:
+    """Best loss, its epoch, and epochs trained."""
+    best, best_epoch, stale = np.inf, 0, 0
+    for epoch, loss in enumerate(curve, start=1):
+        if loss < best:
+            best, best_epoch, stale = loss, epoch, 0
+        else:
+            stale += 1
+        if stale == patience:
+            return best, best_epoch, epoch
+    return best, best_epoch, len(curve)
+
+
+def assert_stops(run: Rigged, curve: list[float], patience: int, end: tuple[float, int, int]) -> None:
+    state, info = run[patience](np.array(curve, np.float32))
+    _, best_epoch, epochs = end
+    assert (float(state.best_loss), int(state.best_epoch), int(state.epoch)) == end
+    assert float(state.best_params["pooling"]) == best_epoch, "the parameters of the best epoch"
+    assert float(state.train.params["pooling"]) == epochs, "no epoch is trained after the last one"
+    assert bool(has_stopped(state, FitConfig(epochs=EPOCHS, patience=patience)))
+    blank = EPOCHS - epochs
+    assert info.epoch.tolist() == [*range(1, epochs + 1), *[0] * blank]
+    np.testing.assert_array_equal(info.val_loss, [*curve[:epochs], *[np.nan] * blank])
+
+
+NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("curve", "patience", "end"),
+    [
+        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 2, (2, 2, 4), id="stops before a better epoch"),
+        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 3, (1, 5, 8), id="waits for a better epoch"),
+        pytest.param([3, 2, 1, 2, 0, 0, 0, 0], 1, (1, 3, 4), id="patience of 1"),
+        pytest.param([8, 7, 6, 5, 4, 3, 2, 1], 1, (1, 8, 8), id="never stops early"),
+        pytest.param([2, 2, 2, 1, 1, 1, 1, 1], 2, (2, 1, 3), id="a tie is not better"),
+        pytest.param([NAN] * 8, 3, (INF, 0, 3), id="NaN from the start"),
+        pytest.param([INF] * 8, 3, (INF, 0, 3), id="infinite from the start"),
+        pytest.param([3, NAN, 2, NAN, NAN, 1, 1, 1], 2, (2, 3, 5), id="NaN is not better"),
+        pytest.param([NAN, NAN, 2, 3, 1, 9, 9, 9], 3, (1, 5, 8), id="a number is better than NaN"),
+    ],
+)
+def test_early_stopping(curve: list[float], patience: int, end: tuple[float, int, int], rigged: Rigged) -> None:
+    assert stop_by_hand(curve, patience) == end
+    assert_stops(rigged, curve, patience, end)
+
+
+losses = st.sampled_from([0.5, 1.0, 2.0, 3.0, 4.0, NAN, INF])
+
+
+@settings(deadline=None, max_examples=40)
+@given(curve=st.lists(losses, min_size=EPOCHS, max_size=EPOCHS), patience=st.integers(1, 3))
+def test_early_stopping_on_any_curve(rigged: Rigged, curve: list[float], patience: int) -> None:
+    assert_stops(rigged, curve, patience, stop_by_hand(curve, patience))
+
+
+def test_a_stopped_member_does_not_change(host_run: HostRun) -> None:
+    """Bit by bit, its moments and step too, while another member goes on."""
+    pick = lambda tree, member: jax.tree.map(lambda leaf: leaf[member], tree)  # noqa: E731
+    ends = host_run.ensemble.epochs_run
+    assert ends.tolist() == [4, 6, 3]
+    for member, end in enumerate(ends):
+        for state, info in zip(host_run.states[end:], host_run.infos[end:], strict=True):
+            assert_same_bits(pick(state, member), pick(host_run.states[end - 1], member))
+            assert_same_bits(pick(info, member), blank_info())
+    before, after = (pick(state, 1) for state in host_run.states[4:])
+    assert int(after.train.step) == int(before.train.step) + 5
+
+
+# ---- a whole run ----
+
+
+@pytest.fixture(scope="module")
+def pure_fit(
+    concat_model: MIL, quick_config: FitConfig, quick_hyper: Hyper, train_bags: Bags, val_bags: Bags
+) -> Callable[[jax.Array], tuple[FitState, EpochInfo]]:
+    run = jit(partial(fit, concat_model, quick_config))
+    return lambda key: run(quick_hyper, train_bags, val_bags, key)
+
+
+@pytest.mark.parametrize("member", [0, 1, 2])
+def test_pure_fit_equals_the_host_loop(
+    member: int, host_run: HostRun, pure_fit: Callable[[jax.Array], tuple[FitState, EpochInfo]]
+) -> None:
+    """Epoch by epoch; the two are different programs, so up to rounding."""
+    state, curves = pure_fit(host_run.keys[member])
+    ours = jax.tree.map(lambda leaf: leaf[member], host_run.ensemble)
+    assert_close(curves, ours.curves)
+    assert_close(state.best_params, ours.params)
+    ends = (state.best_epoch, state.epoch)
+    assert_same_bits(ends, (ours.best_epoch, ours.epochs_run))
+
+
+def test_best_parameters_are_those_of_the_best_epoch(host_run: HostRun) -> None:
+    for member, best in enumerate(host_run.ensemble.best_epoch):
+        then = host_run.states[int(best) - 1].train.params
+        pick = partial(jax.tree.map, lambda leaf, member=member: leaf[member])
+        assert_same_bits(pick(host_run.ensemble.params), pick(then))
+
+
+def test_fit_can_be_vmapped_over_keys(
+    host_run: HostRun,
+    concat_model: MIL,
+    quick_config: FitConfig,
+    quick_hyper: Hyper,
+    train_bags: Bags,
+    val_bags: Bags,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The statistics of attention, which decide nothing, take long to compile.
+    monkeypatch.setattr(training, "attention_stats", lambda *_: blank_info().positive)
+    one = partial(fit, concat_model, quick_config, quick_hyper, train_bags, val_bags)
+    state, curves = jit(jax.vmap(one))(host_run.keys)
+    ours = host_run.ensemble
+    assert_close(curves.val_loss, ours.curves.val_loss)
+    assert_close(curves.train_loss, ours.curves.train_loss)
+    assert_close(state.best_params, ours.params)
+    assert_same_bits((state.best_epoch, state.epoch), (ours.best_epoch, ours.epochs_run))
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch_size", "patience"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_fit_config_refuses(field: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"{field} = {value}: use at least 1"):
+        FitConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("learning_rate", v) for v in (0.0, -1e-3, INF, NAN)] + [("l2", v) for v in (-0.1, INF, NAN)],
+)
+def test_make_hyper_refuses(field: str, value: float, train_bags: Bags) -> None:
+    given: Any = {field: value}
+    with pytest.raises(InputError, match=f"{field} = {value!r}: use"):
+        make_hyper(train_bags, **given)
+
+
+def test_make_hyper_refuses_labels_that_do_not_fit(train_bags: Bags) -> None:
+    for label, value in ((train_bags.label + 1, 2), (train_bags.label - 1, -1)):
+        for class_weights in (True, False):
+            with pytest.raises(InputError, match=f"label = {value}: use 0 to 1"):
+                make_hyper(dataclasses.replace(train_bags, label=label), class_weights=class_weights)
+
+
+def test_make_hyper_refuses_a_missing_class_only_where_it_needs_it(train_bags: Bags) -> None:
+    negative = dataclasses.replace(train_bags, label=jnp.zeros_like(train_bags.label))
+    with pytest.raises(InputError, match="no bag of class 1 among 23"):
+        make_hyper(negative)
+    with pytest.raises(InputError, match="no bag of class 2 among 23"):
+        make_hyper(train_bags, classes=3)
+    assert make_hyper(negative, class_weights=False).class_weight.tolist() == [1, 1]
+
+
+def test_make_hyper_weighs_classes_by_their_rarity(train_bags: Bags) -> None:
+    positive = int(train_bags.label.sum())
+    hyper = make_hyper(train_bags, learning_rate=0.5, l2=0.0)
+    expected = [23 / (2 * (23 - positive)), 23 / (2 * positive)]
+    np.testing.assert_allclose(hyper.class_weight, expected, rtol=1e-6)
+    assert (float(hyper.learning_rate), float(hyper.l2)) == (0.5, 0.0)
