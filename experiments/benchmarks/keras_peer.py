@@ -1,0 +1,201 @@
+"""The Keras example on given bags, as the reference for quality and speed.
+
+    python keras_peer.py --bags bags.npz --out keras.json --backend tensorflow
+
+The example is "Classification using Attention-based Deep Multiple Instance Learning": one model
+input per instance, shared layers, a custom attention layer, one bag per step, `fit` with its
+callbacks. Every setting is the example's; only the bags and the seed come from outside.
+"""
+
+# pyright: reportMissingImports=false
+import argparse
+import importlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peer_io
+from peer_io import Curves, EpochClock, Member, Prediction, Split
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """The options of this peer."""
+    parser = peer_io.option_parser("The Keras example on given bags.")
+    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow", help="Keras' backend")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    # Keras takes its backend from the environment when it is imported, so the options come first.
+    os.environ["KERAS_BACKEND"] = read_options(sys.argv[1:]).backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    peer_io.require("keras", os.environ["KERAS_BACKEND"])
+
+import keras  # noqa: E402
+from keras import layers, ops  # noqa: E402
+
+
+class GatedAttention(layers.Layer):
+    """The example's attention layer: K embeddings ``[B, D]`` to K weights ``[B, 1]``."""
+
+    def __init__(self, units: int, l2: float, **options: Any):
+        super().__init__(**options)
+        self.units = units
+        self.penalty = keras.regularizers.L2(l2)
+
+    def build(self, input_shape: list[tuple[int | None, int]]) -> None:
+        """Make V, U ``[D, units]`` and w ``[units, 1]``, all without biases."""
+        width = input_shape[0][1]
+        self.v = self._matrix("v", width, self.units)
+        self.w = self._matrix("w", self.units, 1)
+        self.u = self._matrix("u", width, self.units)
+
+    def _matrix(self, name: str, rows: int, columns: int):
+        return self.add_weight(
+            name=name,
+            shape=(rows, columns),
+            initializer="glorot_uniform",
+            regularizer=self.penalty,
+            trainable=True,
+        )
+
+    def call(self, embeddings: list[Any]) -> list[Any]:
+        """Softmax over the instances of w · (tanh(V h) * sigmoid(U h))."""
+        weights = ops.softmax(ops.stack([self._score(each) for each in embeddings]), axis=0)
+        return [weights[slot] for slot in range(len(embeddings))]
+
+    def _score(self, embedding: Any):
+        content = ops.tanh(ops.tensordot(embedding, self.v, axes=1))
+        gate = ops.sigmoid(ops.tensordot(embedding, self.u, axes=1))
+        return ops.tensordot(content * gate, self.w, axes=1)
+
+
+def build_model(bag_size: int, instance_shape: tuple[int, ...]) -> keras.Model:
+    """The example's functional model: a list of K instances in, two probabilities out."""
+    hidden, embed = layers.Dense(128, activation="relu"), layers.Dense(64, activation="relu")
+    inputs = [layers.Input(instance_shape) for _ in range(bag_size)]
+    embeddings = [embed(hidden(layers.Flatten()(instance))) for instance in inputs]
+    attention = GatedAttention(peer_io.ATTENTION_UNITS, peer_io.L2, name="attention")(embeddings)
+    weighted = [layers.multiply(pair) for pair in zip(attention, embeddings, strict=True)]
+    together = layers.concatenate(weighted, axis=1) if bag_size > 1 else weighted[0]
+    return keras.Model(inputs, layers.Dense(2, activation="softmax")(together))
+
+
+def fresh_model(options: argparse.Namespace, member: int, train: Split) -> keras.Model:
+    """A compiled model of its own; seeds everything that this member draws."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(options.seed + member)
+    model = build_model(train.bag_size, train.instances.shape[2:])
+    optimizer = keras.optimizers.Adam(peer_io.LEARNING_RATE, epsilon=peer_io.ADAM_EPSILON)
+    model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Stopwatch(keras.callbacks.Callback):
+    """Takes the time of every epoch, and of its training part, which ends where a test begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = EpochClock([], [])
+        self.start, self.trained = 0.0, False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start."""
+        self.start, self.trained = time.perf_counter(), False
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Training is over."""
+        # A backend may still be computing: reading a number waits until the last step is done.
+        ops.convert_to_numpy(self.model.optimizer.iterations)
+        self.clock.train_seconds.append(time.perf_counter() - self.start)
+        self.trained = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """The epoch is over, and so is training, if no test has been."""
+        if not self.trained:
+            self.on_test_begin()
+        self.clock.epoch_seconds.append(time.perf_counter() - self.start)
+
+
+def as_inputs(split: Split) -> tuple[list[np.ndarray], np.ndarray]:
+    """K arrays of instances ``[B, height, width]``, and labels ``[B, 1]``."""
+    return list(np.ascontiguousarray(split.instances.swapaxes(0, 1))), split.labels[:, None]
+
+
+def class_weight_option(options: argparse.Namespace, train: Split) -> dict[int, float] | None:
+    """The weights as `fit` takes them."""
+    if not options.class_weights:
+        return None
+    return dict(enumerate(peer_io.class_weights(train.labels, enabled=True)))
+
+
+def fit_member(options: argparse.Namespace, member: int, train: Split, val: Split, test: Split) -> Member:
+    """Train with the example's callbacks, reload the best weights, predict the test bags."""
+    model, stopwatch = fresh_model(options, member, train), Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        best = Path(folder) / "best.weights.h5"
+        history = model.fit(
+            *as_inputs(train),
+            validation_data=as_inputs(val),
+            epochs=options.epochs,
+            class_weight=class_weight_option(options, train),
+            batch_size=1,
+            callbacks=[
+                keras.callbacks.EarlyStopping("val_loss", patience=options.patience, mode="min"),
+                keras.callbacks.ModelCheckpoint(
+                    best, "val_loss", mode="min", save_best_only=True, save_weights_only=True
+                ),
+                stopwatch,
+            ],
+            verbose=0,
+        ).history
+        model.load_weights(best)
+    curves = Curves(history["loss"], history["val_loss"])
+    prediction = predict(model, as_inputs(test)[0])
+    return Member(options.seed + member, model.count_params(), curves, stopwatch.clock, prediction)
+
+
+def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
+    """Train for the asked number of epochs, without validation or saving."""
+    model, stopwatch = fresh_model(options, member, train), Stopwatch()
+    history = model.fit(
+        *as_inputs(train),
+        epochs=options.timing_only_epochs,
+        class_weight=class_weight_option(options, train),
+        batch_size=1,
+        callbacks=[stopwatch],
+        verbose=0,
+    ).history
+    curves = Curves(history["loss"], [])
+    return Member(options.seed + member, model.count_params(), curves, stopwatch.clock, None)
+
+
+def predict(model: keras.Model, instances: list[np.ndarray]) -> Prediction:
+    """Probabilities, and the attention layer's weights by a model that ends there."""
+    attention = keras.Model(model.inputs, model.get_layer("attention").output)
+    weights = attention.predict(instances, verbose=0)
+    return Prediction(model.predict(instances, verbose=0), np.stack(weights, axis=1)[..., 0])
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the members."""
+    versions = {
+        "keras": keras.__version__,
+        options.backend: importlib.import_module(options.backend).__version__,
+    }
+    peer = {
+        "peer": "keras",
+        "backend": options.backend,
+        # Neither backend is told a number: both take every core that they may use.
+        "threads": peer_io.usable_cores(),
+        "versions": peer_io.base_versions() | versions,
+    }
+    peer_io.run_members(options, peer, fit_member, time_member)
+
+
+if __name__ == "__main__":
+    main(read_options(sys.argv[1:]))
