@@ -184,9 +184,11 @@ def test_stopped_and_resumed_is_as_if_not_stopped(
     ]
 
 
-def test_a_stopped_run_keeps_its_best_parameters(record: Record, host_run: HostRun, tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_where_it_stands(record: Record, host_run: HostRun, tmp_path: Path) -> None:
+    """Its best parameters, and a checkpoint, also in an epoch that has none otherwise."""
     with pytest.raises(Interrupted):
-        record(tmp_path, ONE, {3: ask_to_stop})
+        record(tmp_path, dataclasses.replace(ONE, checkpoint_every=2), {3: ask_to_stop})
+    assert {path.name for path in (tmp_path / "progress").iterdir()} == {"000002", "000003"}
     assert_same_bits(load_run(tmp_path).params, host_run.states[2].best_params)
 
 

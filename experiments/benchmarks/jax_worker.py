@@ -188,6 +188,7 @@ def placed_epochs(problem: Problem, placement: Placement, member: Callable[..., 
             check_vma=False,
         ),
         donate_argnums=2,
+        compiler_options=ensemble.WIDE_VECTORS,
     )
     for _ in range(problem.config.epochs):
         state, _ = epoch(hyper, train, state)
@@ -198,7 +199,7 @@ def sequential_epochs(problem: Problem) -> Iterator[list[FitState]]:
     """Epochs of all members, each member by a call of its own: a loop in Python."""
     bag_shape = (problem.train.rows.shape[-1], problem.train.pool.shape[1:])
     init = jax.jit(lambda key: training.init_fit(problem.mil, key, *bag_shape))
-    epoch = jax.jit(partial(train_member, problem), donate_argnums=2)
+    epoch = jax.jit(partial(train_member, problem), donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
     states = [init(key) for key in problem.keys]
     for _ in range(problem.config.epochs):
         states = [epoch(problem.hyper, problem.train, state)[0] for state in states]
