@@ -144,8 +144,8 @@ def main(config: Config) -> Path:
 
 def check(config: Config) -> None:
     """Refuses options that no later step would name well."""
-    if config.seed < 0:
-        raise InputError("seed", config.seed, "use 0 or more")
+    if not 0 <= config.seed < 2**32:
+        raise InputError("seed", config.seed, "use 0 to 4294967295")
     if config.members < 1:
         raise InputError("members", config.members, "use at least 1")
     if config.plot_bags < 0:
@@ -170,7 +170,7 @@ def model_config(config: Config) -> model.ModelConfig:
 def varied_parts(config: Config) -> set[str]:
     """What differs between members."""
     parts = set(filter(None, config.vary.split(",")))
-    if not parts <= {"init", "order", "bags"}:
+    if not parts or not parts <= {"init", "order", "bags"}:
         raise InputError("vary", config.vary, "name one or more of init, order, bags, with commas between them")
     return parts
 
