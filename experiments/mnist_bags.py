@@ -110,7 +110,7 @@ def main(config: Config) -> Path:
     """Runs the experiment and returns its run folder."""
     watch = cli.Stopwatch()
     check(config)
-    out = config.out or default_out(config)
+    out = config.out or default_out("mnist_bags", config)
     if not config.compute.resume:
         runs.check_free(out)
     cli.start_jax(config.compute, config.members)
@@ -175,10 +175,11 @@ def varied_parts(config: Config) -> set[str]:
     return parts
 
 
-def default_out(config: Config) -> Path:
+def default_out(experiment: str, config: Any) -> Path:
+    """A new run folder, named by data, seed and moment."""
     moment = time.strftime("%Y%m%d-%H%M%S")
     name = f"{config.dataset.replace(':', '-').replace('/', '-')}-seed{config.seed}-{moment}"
-    return Path("runs/mnist_bags") / name
+    return Path("runs") / experiment / name
 
 
 def describe(config: Config, data: Dataset) -> dict[str, Any]:

@@ -8,7 +8,6 @@ together, and compares the standard deviations of what the members score on the 
 
 import dataclasses
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Runs the ensembles and returns the folder of results."""
-    out = config.out or Path("runs/seed_spread") / f"{config.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = config.out or mnist_bags.default_out("seed_spread", config)
     if config.members < 2:
         raise InputError("members", config.members, "a spread needs at least 2")
     for parts in config.vary:

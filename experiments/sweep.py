@@ -68,7 +68,7 @@ class Config:
 def main(config: Config) -> Path:
     """Runs the sweep and returns its run folder."""
     watch = cli.Stopwatch()
-    out = config.out or Path("runs/sweep") / f"{config.dataset}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = config.out or mnist_bags.default_out("sweep", config)
     check(config, out)
     grid = list(itertools.product(config.learning_rates, config.l2))
     fits = len(grid) * config.members

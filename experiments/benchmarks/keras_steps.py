@@ -6,7 +6,7 @@ is rounding, which grows from step to step. A difference in quality would have t
 
     python experiments/benchmarks/keras_steps.py
 
-It takes half a minute on 2 cores and needs `pip install 'mil_jax[peers]'`.
+It needs `pip install 'mil_jax[peers]'`.
 """
 
 import os
