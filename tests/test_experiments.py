@@ -534,7 +534,7 @@ def in_short(tmp_path: Path, **choices: Any) -> Ended:
 def test_every_choice_at_once(tmp_path: Path) -> None:
     """The other head, no gate, no class weights, draws of bags that differ by member, batches of several bags."""
     ended = in_short(
-        tmp_path, head="sum", gated=False, class_weights=False, batch_size=7, vary="bags", positive_class=9
+        tmp_path, head="sum", pooling="attention", class_weights=False, batch_size=7, vary="bags", positive_class=9
     )  # fmt: skip
     one, other = ended.results["members"]
     assert one["train_loss"] != other["train_loss"]

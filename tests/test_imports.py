@@ -26,6 +26,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "model": ("encoders", "pooling", "errors"),
     "training": ("bags", "model", "losses", "metrics", "attention", "errors"),
     "ensemble": ("training", "model", "bags", "errors"),
+    "protocols": ("bags", "metrics", "errors"),
     "evaluation": ("model", "bags", "metrics", "attention", "errors"),
     "runs": ("errors",),
     "plots": ("errors",),
