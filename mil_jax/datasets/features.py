@@ -67,7 +67,7 @@ def load_features(folder: Path, labels: Path, name: str | None = None, *, keys: 
         start = end
     names = [path.stem for path in paths]
     return build_bag_set(
-        name or folder.name,
+        name or folder.resolve().name,
         x,
         [file.count for file in files],
         [known[bag] for bag in names],
