@@ -17,6 +17,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "errors": (),
     "datasets": ("errors",),  # a folder: its modules may also know each other
+    "augment": ("errors",),
     "encoders": ("errors",),
     "losses": ("errors",),
     "metrics": ("errors",),
@@ -49,6 +50,8 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "optax": ("training", "losses"),
     "tensorflow_datasets": ("datasets",),
     "tensorflow": (),
+    "h5py": ("datasets",),
+    "scipy": ("datasets",),
     "orbax": ("runs",),
     "matplotlib": ("plots",),
     "tyro": ("cli",),
