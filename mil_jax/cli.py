@@ -301,14 +301,26 @@ class Stopwatch:
 
 
 @contextmanager
-def epoch_progress(epochs: int) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar over epochs; the caller gets `show(epoch, losses)`. Plain lines where there is no terminal."""
+def epoch_progress(epochs: int, title: str = "") -> Iterator[Callable[[int, str], None]]:
+    """A progress bar over epochs; the caller gets `show(epoch, losses)`.
+
+    Where there is no terminal, plain lines; with a title, one of many fits, only the last one.
+    """
     console = make_console()
     if not console.is_terminal:
-        yield lambda epoch, text: console.print(f"epoch {epoch:3d}/{epochs}  {text}", soft_wrap=True)
+        last = [""]
+
+        def show(epoch: int, text: str) -> None:
+            last[0] = f"{title + ': ' if title else ''}epoch {epoch:3d}/{epochs}  {text}"
+            if not title:
+                console.print(last[0], soft_wrap=True)
+
+        yield show
+        if title and last[0]:
+            console.print(last[0], soft_wrap=True)
         return
     columns = (
-        TextColumn("epoch"),
+        TextColumn(f"{title}  epoch" if title else "epoch"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -904,6 +904,53 @@ def attention_histogram(
     return figure
 
 
+@_styled
+def patch_map(
+    patches: UInt8[np.ndarray, "K h w 3"],
+    position: Float[Values, "K 2"],
+    weight: Float[Values, " K"],
+    truth: Bool[Values, " K"],
+    heading: str,
+) -> Figure:
+    """An image as its patches at their places: all, the truly positive ones, and all weighted by attention.
+
+    As in figure 5 of Ilse et al. 2018: a patch is multiplied by its weight, rescaled to 0 … 1 over the image.
+
+    Args:
+        patches: [K, h, w, 3].
+        position: [K, 2] of the patches' centres, x before y, in pixels.
+        weight: [K] attention.
+        truth: [K] which instances are positive.
+        heading: above everything.
+    """
+    weight = np.asarray(weight, np.float64)
+    rescaled = (weight - weight.min()) / max(float(np.ptp(weight)), np.finfo(float).tiny)
+    panels = {
+        f"all {len(patches)} patches": np.ones(len(patches)),
+        f"the {int(np.sum(truth))} truly positive ones": np.asarray(truth, float),
+        "all, times attention (rescaled to 0 … 1)": rescaled,
+    }
+    figure = Figure(figsize=(10.2, 3.9), layout="constrained")
+    for axes, (title, strength) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        axes.imshow(_paint(patches, np.asarray(position), strength))
+        axes.set_title(title)
+        axes.set_axis_off()
+    figure.suptitle(heading, fontsize=9, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def _paint(patches: np.ndarray, position: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """The patches on black, the stronger ones over the weaker ones."""
+    half = np.array(patches.shape[1:3]) // 2
+    corner = np.rint(position[:, ::-1]).astype(int) - half
+    corner -= corner.min(axis=0)
+    canvas = np.zeros((*(corner.max(axis=0) + patches.shape[1:3]), 3), np.uint8)
+    for i in np.argsort(strength, kind="stable"):
+        (top, left), (height, width) = corner[i], patches.shape[1:3]
+        canvas[top : top + height, left : left + width] = patches[i] * strength[i]
+    return canvas
+
+
 # --- Series for any experiment ------------------------------------------------------------------
 
 
