@@ -938,6 +938,90 @@ def lines_with_band(
 
 
 @_styled
+def panels_with_band(
+    x: Num[Values, " X"],
+    panels: Mapping[str, Mapping[str, tuple[Num[Values, " X"], Num[Values, " X"], Num[Values, " X"]]]],
+    x_label: str,
+    log_x: bool = False,
+) -> Figure:
+    """`lines_with_band` for several quantities of the same things, a panel each, under one legend.
+
+    Args:
+        x: [X].
+        panels: the y label, with units, to its series; a series is a name to (middle, low, high), [X] each. A name
+            has one look in all panels.
+        x_label: with units.
+        log_x: whether x is on a logarithmic scale, with a tick for each value if they are few.
+
+    Raises:
+        InputError: there is no panel.
+    """
+    figure, grid = _panel_grid(panels)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    for (y_label, series), axes in zip(panels.items(), grid, strict=True):
+        axes.set(xlabel=x_label, ylabel=y_label)
+        for name, (middle, low, high) in series.items():
+            look = _series_look(names.index(name))
+            axes.plot(np.asarray(x), np.asarray(middle), **look)
+            shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
+            axes.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), **shade)
+        if log_x:
+            _log_x(axes, np.asarray(x))
+    if len(names) > 1:
+        handles = [Line2D([], [], **_series_look(number), label=name) for number, name in enumerate(names)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5))
+    return figure
+
+
+@_styled
+def seeds_by_group(
+    panels: Mapping[str, Mapping[str, tuple[Float[Values, " S"], float, float]]], join: bool = False
+) -> Figure:
+    """What each seed scored in each group, and the mean with its interval, a panel for each score.
+
+    Args:
+        panels: the score, which becomes the y label, to its groups; a group is a name to the values of its seeds [S]
+            and the ends of the interval of their mean. Values that are not finite are left out.
+        join: whether a thin line joins the values of the same seed, which stand at the same place in all groups.
+
+    Raises:
+        InputError: there is no panel.
+    """
+    figure, grid = _panel_grid(panels)
+    for (y_label, groups), axes in zip(panels.items(), grid, strict=True):
+        columns = [np.asarray(values, np.float64) for values, _, _ in groups.values()]
+        if join:
+            axes.plot(np.arange(len(columns)), np.stack(columns), color=LIGHT_GREY, linewidth=0.7, zorder=1)
+        for place, (values, (_, low, high)) in enumerate(zip(columns, groups.values(), strict=True)):
+            # Spread over a narrow strip in a fixed order: the same input gives the same pixels.
+            strip = place + (0 if join else 0.3) * (np.arange(len(values)) / max(len(values) - 1, 1) - 0.5)
+            axes.plot(strip, values, "o", color=MEMBER, alpha=0.6, markersize=3, markeredgewidth=0, zorder=2)
+            held = values[np.isfinite(values)]
+            mean = held.mean() if held.size else np.nan
+            axes.vlines(place, low, high, color=BLUE, linewidth=2.2, zorder=3)
+            axes.plot(place, mean, "D", color=BLUE, markersize=5, markeredgecolor="white", zorder=4)
+        axes.set(ylabel=y_label, xlim=(-0.5, len(columns) - 0.5))
+        axes.set_xticks(np.arange(len(columns)), [textwrap.fill(name, 14) for name in groups])
+    dot = Line2D([], [], linestyle="none", marker="o", color=MEMBER, markersize=4, label="one seed")
+    mark = Line2D([], [], color=BLUE, marker="D", markeredgecolor="white", label="mean with its 95 % interval")
+    figure.legend(handles=[dot, mark], loc="outside upper center", ncols=2)
+    return figure
+
+
+def _panel_grid(panels: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
+    """A figure with an axes for each panel, at most three side by side."""
+    if not panels:
+        raise InputError("panels", dict(panels), "give at least one")
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(0.6 + 3.1 * columns, 0.5 + 2.6 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure, grid[: len(panels)]
+
+
+@_styled
 def loglog_lines(x: Num[Values, " X"], series: Mapping[str, Num[Values, " X"]], x_label: str, y_label: str) -> Figure:
     """Lines on logarithmic scales, where a power law is straight.
 

@@ -27,6 +27,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "training": ("bags", "model", "losses", "metrics", "attention", "errors"),
     "ensemble": ("training", "model", "bags", "errors"),
     "evaluation": ("model", "bags", "metrics", "attention", "errors"),
+    "committee": ("evaluation", "model", "bags", "metrics", "errors"),
     "runs": ("errors",),
     "plots": ("errors",),
     "cli": ("errors",),
