@@ -217,7 +217,7 @@ def bags_figure(
     _check_bags(instances, titles, limit)
     images = _grey_or_rgb(instances, mask)
     weights, spreads, marks = (None if given is None else np.asarray(given) for given in (attention, spread, positive))
-    top = _top_of_weights(weights, mask)
+    top = weight_scale(weights, mask)
     cards = [
         _card(
             title,
@@ -262,7 +262,7 @@ def _grey_or_rgb(instances: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.clip((instances.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
 
 
-def _top_of_weights(attention: np.ndarray | None, mask: np.ndarray) -> float:
+def weight_scale(attention: np.ndarray | None, mask: np.ndarray) -> float:
     """The weight at the end of the colour scale: 1, or less where all weights are small."""
     heaviest = 1.0 if attention is None else attention[mask].max(initial=0.0)
     return next((top for top in (0.02, 0.05, 0.1, 0.2, 0.5) if heaviest <= top), 1.0)
@@ -370,7 +370,7 @@ def _draw_tile(axes: Axes, tile: _Tile, left: float, top: float, height: float) 
     right, bottom, centre = left + TILE, top + height, left + TILE / 2
     box = (left, right, bottom, top)
     axes.imshow(tile.image, extent=box, cmap="gray", vmin=0, vmax=1, aspect="auto", zorder=1)
-    colour, width = _frame(tile.strength)
+    colour, width = weight_frame(tile.strength)
     frame = Rectangle((left, top), TILE, height, fill=False, edgecolor=colour, linewidth=width)
     frame.set(joinstyle="round", clip_on=False, zorder=2)
     axes.add_patch(frame)
@@ -381,7 +381,7 @@ def _draw_tile(axes: Axes, tile: _Tile, left: float, top: float, height: float) 
         axes.plot(centre, bottom + 0.085, clip_on=False, **MARK)
 
 
-def _frame(strength: float | None) -> tuple[str, float]:
+def weight_frame(strength: float | None) -> tuple[str, float]:
     """Colour and width (points) of a frame."""
     if strength is None:
         return GREY, 0.8
@@ -393,7 +393,7 @@ def _draw_key(figure: Figure, top: float | None, has_marks: bool) -> None:
     handles: list[Patch | Line2D] = []
     if top is not None:
         for strength in (0.0, 0.5, 1.0):
-            colour, width = _frame(strength)
+            colour, width = weight_frame(strength)
             label = f"weight {strength * top:g}" if strength == 0 else f"{strength * top:g}"
             handles.append(Patch(facecolor="none", edgecolor=colour, linewidth=width, label=label))
     if has_marks:

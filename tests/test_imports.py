@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "runs": ("errors",),
     "plots": ("errors",),
     "cli": ("errors",),
+    "report": ("attention", "plots", "runs", "errors"),  # a folder
     "recording": (
         "bags",
         "model",
