@@ -29,7 +29,9 @@ from mil_jax import (
     model,
     plots,
     recording,
+    report,
     runs,
+    tensorboard_log,
     training,
 )
 from mil_jax.attention import AttentionStats
@@ -52,7 +54,7 @@ SHOWN_STATS = {
 
 
 # Options that decide where and how, and not what comes out.
-NOT_RESULTS = ("compute", "out", "data_dir", "manual_dir")
+NOT_RESULTS = ("compute", "out", "data_dir", "manual_dir", "report", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Config:
     """A member stops after this many epochs without a better validation loss."""
     plot_bags: int = 3
     """Bags per class in the figures of bags; 0 for no such figures."""
+    report: bool = True
+    """Write report.html: settings, tables, figures, and the test bags to browse, on one page."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard, which must be installed: pip install 'mil_jax[tensorboard]'."""
     out: Path | None = None
     """The run folder; a new one under runs/mnist_bags where not given."""
     compute: ComputeOptions = Compute()
@@ -137,6 +143,8 @@ def main(config: Config) -> Path:
             plot_results(run, config, trained, judged, splits)
         summary = summarize(trained, judged, watch)
         run.write_json("summary.json", summary)
+        run.write_tables(summary)
+        write_views(run, config, splits.test)
         run.drop_progress()
     print_results(summary, out)
     return out
@@ -150,6 +158,8 @@ def check(config: Config) -> None:
         raise InputError("members", config.members, "use at least 1")
     if config.plot_bags < 0:
         raise InputError("plot_bags", config.plot_bags, "use 0 or more")
+    if config.tensorboard:
+        tensorboard_log.check_installed()
     varied_parts(config)
     fit_config(config)
     build_model(config)
@@ -198,7 +208,8 @@ def describe(config: Config, data: Dataset) -> dict[str, Any]:
 def describe_how(config: Config) -> dict[str, Any]:
     """What `config.json` says of the run besides, and what may change when it is resumed."""
     paths = {"data_dir": config.data_dir, "manual_dir": config.manual_dir}
-    return {"paths": paths, "compute": dataclasses.asdict(config.compute)}
+    output = {"report": config.report, "tensorboard": config.tensorboard}
+    return {"paths": paths, "output": output, "compute": dataclasses.asdict(config.compute)}
 
 
 # ---- bags and keys ----
@@ -444,6 +455,35 @@ def plot_bags_by_prediction(config: Config, judged: Judged, test: Bags) -> Any:
     spread = members.std(axis=0, ddof=1)[index] if len(members) > 1 else None
     attention = np.asarray(whole.attention)[index]
     return draw(test, index, titles, "Test bags by predicted class", attention=attention, spread=spread)
+
+
+# ---- the run folder for people to look at ----
+
+
+def write_views(run: runs.RunFolder, config: Config, test: Bags) -> None:
+    """The report and the event files, each where asked for, from what the folder holds by now."""
+    if not run.writes or not (config.report or config.tensorboard):
+        return
+    finished = runs.load_finished(run.path)
+    if config.report:
+        write_report(run, finished, test.pool)
+    if config.tensorboard:
+        write_event_files(run, finished)
+
+
+def write_report(run: runs.RunFolder, finished: runs.FinishedRun, pool: Any) -> None:
+    """Writes `report.html`."""
+    options, name = finished.config["options"], finished.config["data"]["name"]
+    members = "1 member" if options["members"] == 1 else f"{options['members']} members"
+    subtitle = f"{members}, bags of {options['bag_size']} of {name}, seed {options['seed']}: {finished.path.name}"
+    title = "Which instance of a bag made it positive?"
+    run.write_text("report.html", report.render(title, report.run_parts(finished, pool), subtitle))
+
+
+def write_event_files(run: runs.RunFolder, finished: runs.FinishedRun) -> None:
+    """Writes the event files for TensorBoard, instead of those that there were."""
+    for name, content in tensorboard_log.event_files(finished).items():
+        run.write_bytes(f"tensorboard/{name}", content)
 
 
 # ---- results on the screen ----

@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "runs": ("errors",),
     "plots": ("errors",),
     "cli": ("errors",),
+    "tensorboard_log": ("runs", "errors"),
     "report": ("attention", "plots", "runs", "errors"),  # a folder
     "recording": (
         "bags",
@@ -53,6 +54,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "orbax": ("runs",),
     "matplotlib": ("plots",),
     "tyro": ("cli",),
+    "tensorboard": ("tensorboard_log",),
     "rich": ("cli",),
 }
 
