@@ -22,6 +22,7 @@ import numpy as np
 from mil_jax import (
     bags,
     cli,
+    committee,
     datasets,
     ensemble,
     evaluation,
@@ -139,9 +140,10 @@ def main(config: Config) -> Path:
         )
         with watch.phase("evaluate"):
             judged = judge(run, mil, trained, splits)
+            details = {"test_details": detail(judged.predicted, splits.test, config.seed)}
         with watch.phase("plots"):
             plot_results(run, config, trained, judged, splits)
-        summary = summarize(trained, judged, watch)
+        summary = summarize(trained, judged, watch) | details
         run.write_json("summary.json", summary)
         run.write_tables(summary)
         write_views(run, config, splits.test)
@@ -300,7 +302,28 @@ def judge(run: runs.RunFolder, mil: MIL, trained: Ensemble, splits: Splits) -> J
         label=np.asarray(splits.test.label),
         instance_label=np.asarray(splits.test.instance_label),
     )
-    return Judged(predicted, members, whole, evaluation.warnings_of(predictions["val"], splits.val))
+    warnings = evaluation.warnings_of(predictions["val"], splits.val)
+    for i, sentence in ((i, sentence) for i, sentences in enumerate(warnings) for sentence in sentences):
+        run.note(f"warning: member {i}: {sentence}")
+    return Judged(predicted, members, whole, warnings)
+
+
+def detail(predicted: Prediction, test: Bags, seed: int) -> dict[str, Any]:
+    """Attention by groups of test bags, and what the members are worth together: rows for tables.
+
+    The intervals are over bags, of the ensemble's attention; one member has nobody to agree with.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    rows = {"attention": evaluation.attention_table(ensemble.average(predicted), test, key)}
+    if len(predicted.probability) == 1:
+        return rows
+    spread = committee.disagreement(predicted, test)
+    areas = {name: getattr(spread, name) for name in ("votes_auc", "information_auc", "uncertainty_auc")}
+    return rows | {
+        "agreement": evaluation.agreement_table(predicted, test, key),
+        "ensemble_size": committee.gains(predicted, test, key),
+        "disagreement": {"votes": spread.votes.mean(), "information": spread.information.mean(), **areas},
+    }
 
 
 def with_average(predicted: Prediction) -> Prediction:
@@ -349,6 +372,8 @@ WHICH_IS_WHICH = {
     "best_val_loss": "what early stopping looked at: cross-entropy on the validation bags plus L2",
     "instance_*": "attention against the true instances, mean over the positive test bags",
     "positive_bags_*, negative_bags_*": "attention statistics, mean over the positive, negative test bags",
+    "test_details": "the ensemble's attention by groups of test bags, with intervals over bags; how much the members "
+    "agree; what random ensembles of 1, 2, … members score; and how well disagreement tells wrong bags from right ones",
 }
 
 
@@ -425,6 +450,10 @@ def classification_figures(judged: Judged, test: Bags) -> dict[str, Any]:
     scores = np.asarray(judged.predicted.probability)[..., 1]
     counts = metrics.confusion_counts(jnp.argmax(whole, axis=-1), test.label, 2)
     figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), ("negative", "positive"))}
+    figures["reliability"] = draw_reliability(whole, test.label, judged.ensemble["test"])
+    if len(scores) > 1:
+        every, labels = judged.predicted.probability.reshape(-1, 2), jnp.tile(test.label, len(scores))
+        figures["reliability_of_members"] = draw_reliability(every, labels, judged.members["test"])
     if len(np.unique(label)) < 2:
         return figures  # the curves need both classes
     by_member, by_ensemble = judged.members["test"].bags, judged.ensemble["test"].bags
@@ -442,6 +471,13 @@ def classification_figures(judged: Judged, test: Bags) -> dict[str, Any]:
             *extra,
         )
     return figures
+
+
+def draw_reliability(probability: np.ndarray, label: jax.Array, judged: Evaluation) -> Any:
+    """The reliability diagram of all these predictions, with the mean calibration error of those who made them."""
+    bins = metrics.reliability(jnp.asarray(probability), label)
+    error = float(np.mean(judged.bags.calibration_error))
+    return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
 
 
 def plot_bags_by_prediction(config: Config, judged: Judged, test: Bags) -> Any:

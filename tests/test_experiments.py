@@ -40,7 +40,7 @@ SMALL = mnist_bags.Config(
 
 FIGURES = {
     "attention_statistics", "bags_after_training", "bags_before_training", "confusion_matrix", "learning_curves",
-    "precision_recall_curve", "roc_curve",
+    "precision_recall_curve", "reliability", "reliability_of_members", "roc_curve",
 }  # fmt: skip
 
 # What the issue asks of `summary.json`, at least.
@@ -241,6 +241,21 @@ def test_the_numbers_agree_with_one_another(here: Ended) -> None:
     assert summary["mean"]["test_loss"] == pytest.approx(mean, rel=1e-6)
 
 
+def test_the_details_agree_with_the_rest(here: Ended) -> None:
+    """By groups of bags and by sizes of ensembles, the same numbers come out as by other ways."""
+    summary = here.read("summary.json")
+    details, whole = summary["test_details"], summary["ensemble"]
+    of_positive = {row["statistic"]: row for row in details["attention"] if row["bags"] == "positive"}
+    for name in ("entropy", "hit_at_1", "instance_auc"):
+        row = of_positive[name]
+        assert row["mean"] == pytest.approx(whole[f"positive_bags_{name}"], rel=1e-5)
+        assert row["low"] <= row["mean"] <= row["high"] and row["count"] == here.arrays["label"].sum()
+    gains = {(row["size"], row["score"]): row["mean"] for row in details["ensemble_size"]}
+    assert gains[MEMBERS, "bags_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
+    assert {row["statistic"] for row in details["agreement"]} >= {"rank_agreement", "jensen_shannon", "top_stability"}
+    assert 0 <= details["disagreement"]["votes"] <= 0.5
+
+
 def test_the_log_has_a_line_for_each_member_and_epoch(here: Ended) -> None:
     expected = [(epoch, member) for epoch in range(1, EPOCHS + 1) for member in range(MEMBERS)]
     assert [(line["epoch"], line["member"]) for line in here.lines] == expected
@@ -327,7 +342,7 @@ def test_a_member_does_not_depend_on_the_number_of_members(here: Ended, tmp_path
     assert alone.lines == [line for line in here.lines if line["member"] == 0]
     np.testing.assert_array_equal(alone.arrays["attention"][0], here.arrays["attention"][0])
     drawn = {path.stem for path in (alone.path / "figures").iterdir()}
-    assert drawn == FIGURES - {"bags_before_training", "bags_after_training"}
+    assert drawn == FIGURES - {"bags_before_training", "bags_after_training", "reliability_of_members"}
     assert "member 0" in alone.printed and "ensemble" not in alone.printed
 
 

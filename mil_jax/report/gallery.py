@@ -251,9 +251,7 @@ def frames_css() -> str:
 def legend_html(gallery: Gallery, sprites: Sprites | None, top: float) -> str:
     """What the marks mean; only those that occur."""
     several = len(gallery.attention) > 1
-    frames = "".join(
-        f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0)
-    )
+    frames = "".join(f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0))
     items = [f"<li>{frames} weight of an instance: frame, bar and number</li>" if sprites else ""]
     items[0] = items[0] or f"<li>bar and number: weight of an instance; a full bar is {top:g}</li>"
     if several:

@@ -91,9 +91,13 @@ def setting_text(value: object) -> str:
 
 def table_html(table: Table) -> str:
     """A table whose columns of numbers stand on the right; it scrolls by itself where the page is narrow."""
-    numeric = [all(_is_number(row[i]) or row[i] in (None, "", DASH) for row in table.rows) for i in range(len(table.columns))]
+    numeric = [
+        all(_is_number(row[i]) or row[i] in (None, "", DASH) for row in table.rows) for i in range(len(table.columns))
+    ]
     kinds = [' class="n"' if right else "" for right in numeric]
-    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
+    )
     body = "".join(f"<tr>{''.join(_cells(row, kinds))}</tr>\n" for row in table.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
