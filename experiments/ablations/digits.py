@@ -29,6 +29,8 @@ class Config(ablation.Options):
     """Classes that make a bag positive, from the one that the others are compared with."""
     test_bags: int = 1000
     """Bags that nothing is chosen on."""
+    epochs: int = 10
+    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("auc", "accuracy", "hit_at_1", "normalized_entropy")
     """What tables and figures show; results.csv holds all there is."""
     patience: int = 10

@@ -36,6 +36,8 @@ class Config(ablation.Options):
     """Members trained; there are members / size ensembles of a size, and two of the largest at least."""
     largest: int = 64
     """Members of the largest ensemble."""
+    train_bags: int = 300
+    """Bags that all members learn from."""
     test_bags: int = 2000
     """Bags that nothing is chosen on."""
     epochs: int = 10

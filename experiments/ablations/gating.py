@@ -26,7 +26,7 @@ class Config(ablation.Options):
     """Bags that a member learns from."""
     test_bags: int = 1000
     """Bags that nothing is chosen on."""
-    measures: tuple[str, ...] = ("auc", "loss", "hit_at_1", "instance_auc", "normalized_entropy")
+    measures: tuple[str, ...] = ("auc", "loss", "hit_at_1", "normalized_entropy", "collapsed")
     """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
@@ -65,7 +65,7 @@ def find(study: Study, rows: list[ablation.Row]) -> str:
     """What the differences say."""
     told = [
         ablation.tell(study.labels[measure], ablation.row_of(rows, measure, "not gated"))
-        for measure in ("auc", "hit_at_1", "normalized_entropy")
+        for measure in ("auc", "loss", "hit_at_1", "normalized_entropy")
     ]
     return f"Without the gate, against with it: {'; '.join(told)}."
 

@@ -36,7 +36,7 @@ class Config(ablation.Options):
     """Strengths of L2; the first is what the others are compared with."""
     measured_at: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
     """Epochs after which everything is measured; the last epoch always is."""
-    train_bags: int = 200
+    train_bags: int = 100
     """Bags that a member learns from."""
     val_bags: int = 100
     """Bags that the best epoch is chosen on."""
