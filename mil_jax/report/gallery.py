@@ -183,10 +183,10 @@ def head_html(gallery: Gallery, facts: Facts, bag: int, label: int) -> str:
     if len(gallery.attention) > 1:
         certainty += f" ± {number_text(facts.certainty_spread[bag])}"
         numbers += f" · differ {number_text(facts.disagreement[bag], 3)}"
-    verdict = "wrongly " if facts.wrong[bag] else ""
+    verdict = " ✗" if facts.wrong[bag] else ""
     return (
         f"<h4>Bag {bag:,}<small>{numbers}</small></h4>"
-        f"<p>{class_name(label, classes)}, {verdict}predicted {predicted} {certainty}</p>"
+        f"<p>{class_name(label, classes)} → {predicted} {certainty}{verdict}</p>"
     )
 
 
@@ -251,24 +251,27 @@ def frames_css() -> str:
 def legend_html(gallery: Gallery, sprites: Sprites | None, top: float) -> str:
     """What the marks mean; only those that occur."""
     several = len(gallery.attention) > 1
-    frames = "".join(
-        f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0)
-    )
-    items = [f"<li>{frames} weight of an instance: frame, bar and number</li>" if sprites else ""]
-    items[0] = items[0] or f"<li>bar and number: weight of an instance; a full bar is {top:g}</li>"
+    items = [frames_key(top)] if sprites else [f"bar and number: weight of an instance; a full bar is {top:g}"]
     if several:
-        items.append('<li><span class="whisker"></span>± standard deviation of the weight over members</li>')
+        items.append('<span class="whisker"></span>± standard deviation over members')
     truth = np.asarray(gallery.instance_label)[np.asarray(gallery.mask)]
     if (truth == 1).any():
-        items.append("<li>▲ truly positive instance</li>")
+        items.append("▲ truly positive instance")
     if (truth >= 0).any() and (truth < 0).any():
-        items.append("<li>? instance of unknown label</li>")
-    items.append("<li>entropy: of the weights, from 0 (one instance has all) to 1 (all the same)</li>")
+        items.append("? instance of unknown label")
+    items.append("label → prediction and its probability; ✗ wrong")
+    items.append("entropy of the weights: 0, one instance has all; 1, all have the same")
     if several:
-        items.append("<li>differ: Jensen-Shannon divergence of the members' weights, in nats</li>")
+        items.append("differ: Jensen-Shannon divergence of the members' weights, in nats")
     if sprites and sprites.shrunk > 1:
-        items.append(f"<li>images at 1/{sprites.shrunk} of their size</li>")
-    return f'<ul class="legend">{"".join(items)}</ul>\n'
+        items.append(f"images at 1/{sprites.shrunk} of their size")
+    return f'<ul class="legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>\n'
+
+
+def frames_key(top: float) -> str:
+    """The frames of three weights."""
+    keys = (f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0))
+    return f"{''.join(keys)} weight of an instance"
 
 
 def tools_html(name: str, names: Sequence[str], facts: Facts, gallery: Gallery) -> str:
