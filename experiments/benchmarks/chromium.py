@@ -106,20 +106,23 @@ def browser(command: str, patience: float = 60.0) -> Iterator[Browser]:
 class Page:
     """A page in a tab of its own.
 
-    Attributes:
-        messages: errors and warnings of the console, and exceptions, so far.
+    Args:
+        owner: the browser.
+        path: the file to open.
+        width: of the window, in CSS pixels; below 600 it is a phone's.
+        height: the same.
+        javascript: whether the page may run scripts.
     """
 
     def __init__(self, owner: Browser, path: Path, width: int = 1280, height: int = 900, javascript: bool = True):
         self.owner = owner
-        target = owner.send("Target.createTarget", url="about:blank")["targetId"]
-        self.session = owner.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.target = owner.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = owner.send("Target.attachToTarget", targetId=self.target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         phone = width < 600
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )  # fmt: skip
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
         self.send("Emulation.setScriptExecutionDisabled", value=not javascript)
         self.send("Page.navigate", url=path.absolute().as_uri())
         owner.wait_for("Page.loadEventFired", self.session)
@@ -127,6 +130,10 @@ class Page:
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Sends a command to this page."""
         return self.owner.send(method, self.session, **params)
+
+    def close(self) -> None:
+        """Closes the tab."""
+        self.owner.send("Target.closeTarget", targetId=self.target)
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression, in the page; a promise is waited for."""
@@ -160,18 +167,18 @@ class Page:
 
     def click(self, selector: str) -> None:
         """Clicks into the middle of an element with the mouse."""
-        box = self.value(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        x, y = self.value(
+            f"(() => {{ const element = document.querySelector({json.dumps(selector)});"
+            " element.scrollIntoView({block: 'center', behavior: 'instant'});"
+            " const box = element.getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def milliseconds(self) -> dict[str, float]:
-        """From the start of loading to the end of the load event, and to the first picture with content."""
+        """From the start of loading to the end of the load event, and to the first frame behind it."""
         return self.value(
-            "new Promise(done => requestAnimationFrame(() => setTimeout(() => {"
-            " const [load] = performance.getEntriesByType('navigation');"
-            " const paint = performance.getEntriesByName('first-contentful-paint')[0];"
-            " done({load: load.loadEventEnd, paint: paint ? paint.startTime : NaN, drawn: performance.now()}); })))"
+            "new Promise(done => requestAnimationFrame(() => setTimeout(() => done({"
+            "load: performance.getEntriesByType('navigation')[0].loadEventEnd, drawn: performance.now()}))))"
         )

@@ -6,6 +6,7 @@ images, because numbers stand in the page once, and because the browser lays out
 Axes: B bags, K slots per bag, S members, C classes.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from html import escape
@@ -23,7 +24,7 @@ from mil_jax.report.sprites import Sprites, are_images, make_sprites
 MOST_TILES = 60_000  # instances in a gallery; fewer per bag are shown where there would be more
 MOST_PER_BAG, FEWEST_PER_BAG = 24, 3
 TILES_PER_LINE = 12
-TILE, LARGE, GAP, NARROWEST = 64, 84, 6, 264  # CSS pixels
+TILE, LARGE, GAP, NARROWEST = 64, 84, 8, 264  # CSS pixels
 FEW_TILES = 4  # up to so many in every bag, they are large
 LEVELS = 20  # steps from no weight to the largest
 BAGS_AT_ONCE = 64
@@ -51,6 +52,13 @@ class Facts(NamedTuple):
     disagreement: np.ndarray
     weight: np.ndarray
     spread: np.ndarray
+
+
+def on_host(gallery: Gallery) -> Gallery:
+    """The gallery with NumPy's arrays: reading single bags from JAX's would take long."""
+    values = {field.name: getattr(gallery, field.name) for field in dataclasses.fields(gallery)}
+    arrays = {name: np.asarray(value) for name, value in values.items() if not isinstance(value, str)}
+    return dataclasses.replace(gallery, **arrays)
 
 
 def gallery_facts(gallery: Gallery) -> Facts:
@@ -118,6 +126,7 @@ def gallery_html(gallery: Gallery, name: str) -> str:
         gallery: the bags.
         name: its id in the page.
     """
+    gallery = on_host(gallery)
     facts, mask = gallery_facts(gallery), np.asarray(gallery.mask)
     slots = shown_slots(facts.weight, mask)
     sprites = sprites_of(gallery, slots)
@@ -195,7 +204,7 @@ def class_name(number: int, classes: int) -> str:
     return ("negative", "positive")[number] if classes == 2 and number in (0, 1) else f"class {number}"
 
 
-def number_text(value: float, digits: int = 2) -> str:
+def number_text(value: float | np.floating, digits: int = 2) -> str:
     """A number with two digits, a dash where it is none."""
     return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 

@@ -47,7 +47,7 @@ def render(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
 
 
 def half_wide(parts: Sequence[Part]) -> set[int]:
-    """The numbers of small pictures that stand side by side, two and two; one that is left over has a line of its own."""
+    """The numbers of small pictures that stand side by side, two and two; one that is left over stands alone."""
     small = [isinstance(part, Picture) and shown_width(part.png) <= HALF_PAGE for part in parts]
     found: set[int] = set()
     for number in range(1, len(parts)):
