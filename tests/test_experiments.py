@@ -186,14 +186,15 @@ def commanded(here: Ended, cache: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_folder(here: Ended) -> None:
     assert {path.name for path in here.path.iterdir()} == {
-        "config.json", "metrics.jsonl", "summary.json", "attention.npz", "log.txt", ".lock", "figures", "checkpoint"
+        "config.json", "metrics.jsonl", "metrics.csv", "summary.json", "members.csv", "attention.npz", "report.html",
+        "log.txt", ".lock", "figures", "checkpoint",
     }  # fmt: skip
     assert {path.name for path in (here.path / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
 
 
 def test_the_config_says_everything(here: Ended) -> None:
     config = here.read("config.json")
-    decide_nothing = ("compute", "out", "data_dir", "manual_dir")
+    decide_nothing = ("compute", "out", "data_dir", "manual_dir", "report", "tensorboard")
     options = {k: v for k, v in dataclasses.asdict(SMALL).items() if k not in decide_nothing}
     assert config["options"] == options
     assert config["paths"] == {"data_dir": None, "manual_dir": None}

@@ -6,6 +6,7 @@ images, because numbers stand in the page once, and because the browser lays out
 Axes: B bags, K slots per bag, S members, C classes.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from html import escape
@@ -23,7 +24,7 @@ from mil_jax.report.sprites import Sprites, are_images, make_sprites
 MOST_TILES = 60_000  # instances in a gallery; fewer per bag are shown where there would be more
 MOST_PER_BAG, FEWEST_PER_BAG = 24, 3
 TILES_PER_LINE = 12
-TILE, LARGE, GAP, NARROWEST = 64, 84, 6, 264  # CSS pixels
+TILE, LARGE, GAP, NARROWEST = 64, 84, 8, 264  # CSS pixels
 FEW_TILES = 4  # up to so many in every bag, they are large
 LEVELS = 20  # steps from no weight to the largest
 BAGS_AT_ONCE = 64
@@ -51,6 +52,13 @@ class Facts(NamedTuple):
     disagreement: np.ndarray
     weight: np.ndarray
     spread: np.ndarray
+
+
+def on_host(gallery: Gallery) -> Gallery:
+    """The gallery with NumPy's arrays: reading single bags from JAX's would take long."""
+    values = {field.name: getattr(gallery, field.name) for field in dataclasses.fields(gallery)}
+    arrays = {name: np.asarray(value) for name, value in values.items() if not isinstance(value, str)}
+    return dataclasses.replace(gallery, **arrays)
 
 
 def gallery_facts(gallery: Gallery) -> Facts:
@@ -118,6 +126,7 @@ def gallery_html(gallery: Gallery, name: str) -> str:
         gallery: the bags.
         name: its id in the page.
     """
+    gallery = on_host(gallery)
     facts, mask = gallery_facts(gallery), np.asarray(gallery.mask)
     slots = shown_slots(facts.weight, mask)
     sprites = sprites_of(gallery, slots)
@@ -183,10 +192,10 @@ def head_html(gallery: Gallery, facts: Facts, bag: int, label: int) -> str:
     if len(gallery.attention) > 1:
         certainty += f" ± {number_text(facts.certainty_spread[bag])}"
         numbers += f" · differ {number_text(facts.disagreement[bag], 3)}"
-    verdict = "wrongly " if facts.wrong[bag] else ""
+    verdict = " ✗" if facts.wrong[bag] else ""
     return (
         f"<h4>Bag {bag:,}<small>{numbers}</small></h4>"
-        f"<p>{class_name(label, classes)}, {verdict}predicted {predicted} {certainty}</p>"
+        f"<p>{class_name(label, classes)} → {predicted} {certainty}{verdict}</p>"
     )
 
 
@@ -195,7 +204,7 @@ def class_name(number: int, classes: int) -> str:
     return ("negative", "positive")[number] if classes == 2 and number in (0, 1) else f"class {number}"
 
 
-def number_text(value: float, digits: int = 2) -> str:
+def number_text(value: float | np.floating, digits: int = 2) -> str:
     """A number with two digits, a dash where it is none."""
     return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
@@ -251,22 +260,27 @@ def frames_css() -> str:
 def legend_html(gallery: Gallery, sprites: Sprites | None, top: float) -> str:
     """What the marks mean; only those that occur."""
     several = len(gallery.attention) > 1
-    frames = "".join(f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0))
-    items = [f"<li>{frames} weight of an instance: frame, bar and number</li>" if sprites else ""]
-    items[0] = items[0] or f"<li>bar and number: weight of an instance; a full bar is {top:g}</li>"
+    items = [frames_key(top)] if sprites else [f"bar and number: weight of an instance; a full bar is {top:g}"]
     if several:
-        items.append('<li><span class="whisker"></span>± standard deviation of the weight over members</li>')
+        items.append('<span class="whisker"></span>± standard deviation over members')
     truth = np.asarray(gallery.instance_label)[np.asarray(gallery.mask)]
     if (truth == 1).any():
-        items.append("<li>▲ truly positive instance</li>")
+        items.append("▲ truly positive instance")
     if (truth >= 0).any() and (truth < 0).any():
-        items.append("<li>? instance of unknown label</li>")
-    items.append("<li>entropy: of the weights, from 0 (one instance has all) to 1 (all the same)</li>")
+        items.append("? instance of unknown label")
+    items.append("label → prediction and its probability; ✗ wrong")
+    items.append("entropy of the weights: 0, one instance has all; 1, all have the same")
     if several:
-        items.append("<li>differ: Jensen-Shannon divergence of the members' weights, in nats</li>")
+        items.append("differ: Jensen-Shannon divergence of the members' weights, in nats")
     if sprites and sprites.shrunk > 1:
-        items.append(f"<li>images at 1/{sprites.shrunk} of their size</li>")
-    return f'<ul class="legend">{"".join(items)}</ul>\n'
+        items.append(f"images at 1/{sprites.shrunk} of their size")
+    return f'<ul class="legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>\n'
+
+
+def frames_key(top: float) -> str:
+    """The frames of three weights."""
+    keys = (f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0))
+    return f"{''.join(keys)} weight of an instance"
 
 
 def tools_html(name: str, names: Sequence[str], facts: Facts, gallery: Gallery) -> str:

@@ -2,18 +2,21 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mil_jax.errors import InputError
 from mil_jax.report.gallery import gallery_html
 from mil_jax.report.parts import Gallery, Part, Picture, Settings, Table, Text
 
 HERE = Path(__file__).parent
 DASH = "–"
+SHARP = 0.8  # CSS pixels for a picture's pixel: small print stays as large as text, and sharp on fine screens
+HALF_PAGE = 560  # CSS pixels; pictures up to so wide stand side by side
 
 
 def render(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
@@ -24,7 +27,8 @@ def render(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
         parts: what it shows, in this order.
         subtitle: a line below the heading.
     """
-    sections = [section(number, part) for number, part in enumerate(parts)]
+    halves = half_wide(parts)
+    sections = [section(number, part, number in halves) for number, part in enumerate(parts)]
     links = [f'<a href="#part{number}">{escape(part.title)}</a>' for number, part in enumerate(parts)]
     contents = f'<nav aria-label="Contents">{"".join(links)}</nav>' if len(parts) > 2 else ""
     below = f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""
@@ -42,12 +46,24 @@ def render(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
     )
 
 
-def section(number: int, part: Part) -> str:
-    """One part under its heading."""
+def half_wide(parts: Sequence[Part]) -> set[int]:
+    """The numbers of small pictures that stand side by side, two and two; one that is left over stands alone."""
+    small = [isinstance(part, Picture) and shown_width(part.png) <= HALF_PAGE for part in parts]
+    found: set[int] = set()
+    for number in range(1, len(parts)):
+        if small[number - 1] and small[number] and number - 1 not in found:
+            found |= {number - 1, number}
+    return found
+
+
+def section(number: int, part: Part, half: bool = False) -> str:
+    """One part under its heading, over the whole width of the page or half of it."""
     body = _body(number, part)
     caption = getattr(part, "caption", "")
     note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
     kind = type(part).__name__.lower()
+    if half:
+        kind += " half"
     return f'<section id="part{number}" class="{kind}">\n<h2>{escape(part.title)}</h2>{note}\n{body}\n</section>\n'
 
 
@@ -61,9 +77,21 @@ def _body(number: int, part: Part) -> str:
             return table_html(part)
         case Picture():
             data = base64.b64encode(part.png).decode()
-            return f'<img alt="{escape(part.title)}" src="data:image/png;base64,{data}">'
+            width = shown_width(part.png)
+            return f'<img alt="{escape(part.title)}" width="{width}" src="data:image/png;base64,{data}">'
         case Gallery():
             return gallery_html(part, f"gallery{number}")
+
+
+def shown_width(png: bytes) -> int:
+    """The width in CSS pixels at which a picture is shown where there is room.
+
+    Raises:
+        InputError: the bytes are no PNG file.
+    """
+    if not png.startswith(b"\x89PNG\r\n\x1a\n") or len(png) < 24:
+        raise InputError("png", png[:8], "give the bytes of a PNG file")
+    return round(int.from_bytes(png[16:20]) * SHARP)
 
 
 def settings_html(values: Mapping[str, object]) -> str:
@@ -91,13 +119,9 @@ def setting_text(value: object) -> str:
 
 def table_html(table: Table) -> str:
     """A table whose columns of numbers stand on the right; it scrolls by itself where the page is narrow."""
-    numeric = [
-        all(_is_number(row[i]) or row[i] in (None, "", DASH) for row in table.rows) for i in range(len(table.columns))
-    ]
-    kinds = [' class="n"' if right else "" for right in numeric]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True)
-    )
+    kinds = [' class="n"' if _is_numeric(row[i] for row in table.rows) else "" for i in range(len(table.columns))]
+    names = zip(table.columns, kinds, strict=True)
+    head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in names)
     body = "".join(f"<tr>{''.join(_cells(row, kinds))}</tr>\n" for row in table.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
@@ -106,8 +130,10 @@ def _cells(row: Sequence[object], kinds: Sequence[str]) -> list[str]:
     return [f"<td{kind}>{escape(cell_text(cell))}</td>" for cell, kind in zip(row, kinds, strict=True)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+def _is_numeric(cells: Iterable[Any]) -> bool:
+    """Whether all cells are numbers, or stand for one that is missing."""
+    number = (int, float, np.number)
+    return all((isinstance(cell, number) and not isinstance(cell, bool)) or cell in (None, "", DASH) for cell in cells)
 
 
 def cell_text(value: Any) -> str:

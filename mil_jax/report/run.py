@@ -17,7 +17,15 @@ COLUMNS = ("best_epoch", "epochs_run", "test_loss", "test_accuracy", "test_auc",
 MEASURES = ("loss", "accuracy", "auc", "precision", "recall")
 ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "nothing chosen on"}
 
-FIRST_FIGURES = ("learning_curves", "attention_statistics")
+# Figures in this order, the others behind them, by their titles.
+TITLES = {
+    "learning_curves": "Learning curves",
+    "attention_statistics": "Attention statistics",
+    "roc_curve": "ROC curve",
+    "precision_recall_curve": "Precision-recall curve",
+    "confusion_matrix": "Confusion matrix",
+    "reliability_diagram": "Reliability diagram",
+}
 
 
 def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:
@@ -31,11 +39,11 @@ def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None
     warnings = warning_texts(run.summary["members"])
     if warnings:
         parts.insert(0, Text("Warnings", warnings))
-    if pool is not None:
-        parts.append(run_gallery(run.arrays, pool))
     parts += figure_parts(run.path)
     settings = {name: run.config.get(name) for name in ("options", "model", "data", "paths", "compute", "versions")}
     parts.append(Settings("Configuration", {name: value for name, value in settings.items() if value}))
+    if pool is not None:  # last: it is long
+        parts.append(run_gallery(run.arrays, pool))
     return parts
 
 
@@ -76,9 +84,9 @@ def warning_texts(members: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def figure_parts(path: Path) -> list[Picture]:
     """All figures of a run folder, curves first."""
-    files = sorted((path / "figures").glob("*.png"))
-    files.sort(key=lambda file: file.stem not in FIRST_FIGURES)
-    return [Picture(file.stem.replace("_", " ").capitalize(), file.read_bytes()) for file in files]
+    found = {file.stem: file.read_bytes() for file in sorted((path / "figures").glob("*.png"))}
+    names = [*(name for name in TITLES if name in found), *(name for name in found if name not in TITLES)]
+    return [Picture(TITLES.get(name, name.replace("_", " ").capitalize()), found[name]) for name in names]
 
 
 def run_gallery(arrays: Mapping[str, np.ndarray], pool: Shaped[np.ndarray | Array, "N ..."]) -> Gallery:

@@ -80,9 +80,8 @@ def _halved(images: np.ndarray) -> np.ndarray:
     """Means of squares of four pixels."""
     height, width = (side // 2 * 2 for side in images.shape[1:3])
     cut = images[:, :height, :width].astype(np.float32)
-    return np.round((cut[:, ::2, ::2] + cut[:, 1::2, ::2] + cut[:, ::2, 1::2] + cut[:, 1::2, 1::2]) / 4).astype(
-        np.uint8
-    )
+    total = cut[:, ::2, ::2] + cut[:, 1::2, ::2] + cut[:, ::2, 1::2] + cut[:, 1::2, 1::2]
+    return np.round(total / 4).astype(np.uint8)
 
 
 def _sheets(images: np.ndarray, shown: np.ndarray, pool_size: int, shrunk: int) -> Sprites:
