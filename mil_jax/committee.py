@@ -47,22 +47,28 @@ class Disagreement:
     uncertainty_auc: jax.Array
 
 
-def disagreement(predicted: Prediction, bags: Bags) -> Disagreement:
+def disagreement(
+    predicted: Prediction, bags: Bags, members: Bool[np.ndarray | Array, " S"] | None = None
+) -> Disagreement:
     """Compares the members' predictions of the same bags; the fields are described at `Disagreement`.
 
     Args:
         predicted: probability [S, B, C].
         bags: the bags predicted, shared by the members.
+        members: True for the members that form the ensemble [S]; all where not given.
     """
-    return _disagreement(jnp.asarray(predicted.probability), bags.label)
+    chosen = np.ones(len(predicted.probability), bool) if members is None else members
+    return _disagreement(jnp.asarray(predicted.probability), bags.label, jnp.asarray(chosen))
 
 
 @jax.jit
-def _disagreement(probability: Float[Array, "S B C"], label: Array) -> Disagreement:
-    mean = probability.mean(axis=0)
-    share = jax.nn.one_hot(probability.argmax(axis=-1), probability.shape[-1]).mean(axis=0)
-    votes = 1 - share.max(axis=-1)
-    information = jnp.maximum(_entropy(mean) - _entropy(probability).mean(axis=0), 0)
+def _disagreement(probability: Float[Array, "S B C"], label: Array, members: Array) -> Disagreement:
+    mean_of = partial(jnp.mean, axis=0)
+    mean = mean_of(probability, where=members[:, None, None])
+    voted = jax.nn.one_hot(probability.argmax(axis=-1), probability.shape[-1])
+    votes = 1 - mean_of(voted, where=members[:, None, None]).max(axis=-1)
+    known = mean_of(_entropy(probability), where=members[:, None])
+    information = jnp.maximum(_entropy(mean) - known, 0)
     wrong = (mean.argmax(axis=-1) != label).astype(jnp.int32)
     scores = (votes, information, 1 - mean.max(axis=-1))
     return Disagreement(votes, information, wrong, *(metrics.roc_auc(score, wrong) for score in scores))

@@ -129,6 +129,15 @@ def test_disagreement_equals_the_references_on_200_random_cases() -> None:
         assert float(getattr(got, f"{name}_auc")) == pytest.approx(sk.roc_auc_score(wrong, score), abs=1e-9)
 
 
+def test_disagreement_of_some_members_is_that_of_theirs_alone(predicted: Prediction, bags: Bags) -> None:
+    subset = np.array([0, 1, 0, 1, 1, 0], bool)
+    got, alone = (
+        committee.disagreement(predicted, bags, subset),
+        committee.disagreement(chosen(predicted, subset), bags),
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, alone)
+
+
 def test_members_that_say_the_same_do_not_disagree(predicted: Prediction, bags: Bags) -> None:
     same = jax.tree.map(lambda leaf: leaf[jnp.zeros(4, int)], predicted)
     got = committee.disagreement(same, bags)

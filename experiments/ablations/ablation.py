@@ -9,8 +9,7 @@ Axes: P points, S seeds, B bags, K slots.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from mil_jax import bags, cli, datasets, ensemble, evaluation, metrics, report, runs
+from mil_jax.attention import WHAT_TO_TRY
 from mil_jax.bags import Bags, Splits
 from mil_jax.cli import Compute
 from mil_jax.datasets import Dataset
@@ -87,9 +87,10 @@ class Study:
     """An ablation that is running.
 
     Attributes:
+        name: of its script.
         question: the docstring of its script.
         config: its options.
-        run: its folder.
+        out: the folder of its results.
         data: the instances.
         key: decides what all seeds share.
         keys: of the seeds [S].
@@ -97,9 +98,10 @@ class Study:
         watch: counts its seconds.
     """
 
+    name: str
     question: str
     config: Options
-    run: runs.RunFolder
+    out: Path
     data: Dataset
     key: jax.Array
     keys: jax.Array
@@ -126,11 +128,14 @@ class Point:
     differences: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-@contextmanager
-def open_study(
-    name: str, question: str | None, config: Any, more_labels: Mapping[str, str] = {}, fewest_members: int = 2
-) -> Iterator[Study]:
-    """Checks what all ablations have in common, starts JAX, loads the data and makes the folder.
+def prepare(
+    name: str,
+    question: str | None,
+    config: Any,
+    more_labels: Mapping[str, str] = {},
+    fewest_members: int = 2,
+) -> Study:
+    """Checks what all ablations have in common, starts JAX and loads the data; nothing is written before the end.
 
     Raises:
         InputError: options out of range, an unknown measure, one seed, data that cannot be had, a folder that is taken.
@@ -147,9 +152,8 @@ def open_study(
         remedy = f"the data has the classes 0 to {len(data.class_names) - 1}"
         raise InputError("positive_class", positive_class, remedy)
     key, key_members = jax.random.split(jax.random.key(config.seed))
-    with runs.open_run(out, *describe(name, config, data)) as run:
-        keys = ensemble.member_keys(key_members, config.members)
-        yield Study(question or "", config, run, data, key, keys, labels, watch)
+    keys = ensemble.member_keys(key_members, config.members)
+    return Study(name, question or "", config, out, data, key, keys, labels, watch)
 
 
 def check(config: Any, labels: Mapping[str, str], fewest_members: int) -> None:
@@ -167,13 +171,13 @@ def check(config: Any, labels: Mapping[str, str], fewest_members: int) -> None:
     evaluation.check_names(config.measures, tuple(labels), "measures")
 
 
-def describe(name: str, config: Any, data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(study: Study) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `config.json` says: what decides the results, and what does not."""
-    options = dataclasses.asdict(config)
+    options = dataclasses.asdict(study.config)
     paths = {each: options.pop(each) for each in ("data_dir", "manual_dir")}
     del options["out"]
-    content = {"name": data.name, "content_hash": data.content_hash}
-    return {"experiment": f"ablations/{name}", "options": options, "data": content}, {"paths": paths}
+    content = {"name": study.data.name, "content_hash": study.data.content_hash}
+    return {"experiment": f"ablations/{study.name}", "options": options, "data": content}, {"paths": paths}
 
 
 # ---- bags and training ----
@@ -386,19 +390,35 @@ def conclude(
         gallery: a part of the report with bags; none where not given.
         more: what `summary.json` shall hold besides.
     """
-    study.run.write_csv("results.csv", [row for point in points for row in tidy(point)])
-    for name, (figure, _) in figures.items():
-        study.run.write_figure(name, figure)
+    warnings = collapses([point for point in points if any(row["point"] == point.name for row in rows)])
     seconds = study.watch.read()
-    study.run.write_text("report.html", page(study, rows, finding, figures, gallery, seconds))
-    summary = {"finding": finding, "rows": list(rows), **more, "seconds": seconds}
-    study.run.write_json("summary.json", summary)
+    summary = {"finding": finding, "warnings": warnings, "rows": list(rows), **more, "seconds": seconds}
+    with runs.open_run(study.out, *describe(study)) as run:
+        for sentence in warnings:
+            run.note(f"warning: {sentence}")
+        run.write_csv("results.csv", [row for point in points for row in tidy(point)])
+        for name, (figure, _) in figures.items():
+            run.write_figure(name, figure)
+        run.write_text("report.html", page(study, rows, [finding, *warnings], figures, gallery, seconds))
+        run.write_json("summary.json", summary)
     for measure in study.config.measures:
         cli.print_table(study.labels[measure], COLUMNS, cells(rows, measure))
+    for sentence in warnings:
+        cli.say(f"warning: {sentence}")
     cli.say(f"found: {finding}")
     cli.say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    cli.say(f"folder: {study.run.path}")
-    return study.run.path
+    cli.say(f"folder: {study.out}")
+    return study.out
+
+
+def collapses(points: Sequence[Point]) -> list[str]:
+    """A sentence for each point where the detector of collapsed attention fires for some seeds."""
+    counts = {point.name: int(np.nansum(point.scores["collapsed"])) for point in points}
+    sizes = {point.name: len(point.scores["collapsed"]) for point in points}
+    return [
+        f"{name}: attention has collapsed for {count} of {sizes[name]} seeds; try {WHAT_TO_TRY}"
+        for name, count in counts.items() if count
+    ]  # fmt: skip
 
 
 def tidy(point: Point) -> list[Row]:
@@ -420,22 +440,31 @@ def cells(rows: Sequence[Row], measure: str) -> list[list[object]]:
 
 
 def page(
-    study: Study, rows: Sequence[Row], finding: str, figures: Figures, gallery: Any, seconds: Mapping[str, float]
+    study: Study,
+    rows: Sequence[Row],
+    finding: Sequence[str],
+    figures: Figures,
+    gallery: Any,
+    seconds: Mapping[str, float],
 ) -> str:
     """The report as HTML."""
     title, *text = study.question.strip().split("\n\n")
     settings = dataclasses.asdict(study.config) | {"data": study.data.source, "seconds": round(seconds["total"], 1)}
     pictures = [
-        report.Picture(name.replace("_", " "), (study.run.path / "figures" / f"{name}.png").read_bytes(), caption)
+        report.Picture(name.replace("_", " ").capitalize(), png(study.out, name), caption)
         for name, (_, caption) in figures.items()
     ]
     tables = [
-        report.Table(study.labels[measure], COLUMNS, [[*map(cli.format_cell, row)] for row in cells(rows, measure)])
+        report.Table(study.labels[measure].capitalize(), COLUMNS, cells(rows, measure))
         for measure in study.config.measures
     ]
-    found = report.Text("What was found", [finding, NOTE, *text[:1]])
+    found = report.Text("What was found", [*finding, NOTE, *(" ".join(each.split()) for each in text[:1])])
     parts = [found, *pictures, *tables, *([gallery] if gallery else []), report.Settings("Settings", settings)]
     return report.render(title, parts, subtitle=study.data.name)
+
+
+def png(out: Path, name: str) -> bytes:
+    return (out / "figures" / f"{name}.png").read_bytes()
 
 
 def gallery_of(study: Study, mil: MIL, params: Params, positive_class: int, title: str, bag_size: int = 3) -> Any:

@@ -9,6 +9,7 @@ concatenates. A positive bag is a uniform draw that holds the digit at least onc
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import ablation
 import jax
@@ -48,22 +49,22 @@ def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     if not config.sizes or min(config.sizes) < 1 or len(set(config.sizes)) < len(config.sizes):
         raise InputError("sizes", config.sizes, "give one or more different numbers of at least 1")
-    with ablation.open_study("bag_size", __doc__, config, MORE) as study:
-        summed = [train(study, config, size, "sum") for size in config.sizes]
-        joined = train(study, config, config.sizes[0], "concat")
-        first = summed[0]
-        points = [first, *(ablation.compare(point, first) for point in (*summed[1:], joined))]
-        rows = ablation.tabulate(points, list(study.labels), config.seed)
-        figures = {"bag_size": (draw(study, rows, summed), "Mean over seeds in its 95 % interval; the head sums.")}
-        return ablation.conclude(study, points, rows, find(rows, points), figures)
+    study = ablation.prepare("bag_size", __doc__, config, MORE)
+    summed = [train(study, config, size, "sum") for size in config.sizes]
+    joined = train(study, config, config.sizes[0], "concat")
+    first = summed[0]
+    points = [first, *(ablation.compare(point, first) for point in (*summed[1:], joined))]
+    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    figures = {"bag_size": (draw(study, rows, summed), "Mean over seeds in its 95 % interval; the head sums.")}
+    return ablation.conclude(study, points, rows, find(rows, points), figures)
 
 
-def train(study: Study, config: Config, size: int, head: str) -> Point:
+def train(study: Study, config: Config, size: int, head: Literal["sum", "concat"]) -> Point:
     """Trains all seeds on bags of one size."""
     cli.say(f"bags of {size}, head {head}")
     with study.watch.phase("draw"):
         splits = ablation.join_splits([draw_splits(study, config, key, size) for key in study.keys])
-    mil = model.build(ModelConfig(head=head))  # type: ignore[arg-type]
+    mil = model.build(ModelConfig(head=head))
     fit_config = FitConfig(config.epochs, 1, config.epochs)
     trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
     scores = ablation.scores_of(study, mil, trained.params, splits.test) | {"hit_by_chance": by_chance(splits.test)}
@@ -89,9 +90,8 @@ def draw(study: Study, rows: list[ablation.Row], summed: list[Point]) -> object:
     panels = {study.labels[m]: {"head sum": ablation.band(rows, m, names)} for m in study.config.measures}
     if study.labels["hit_at_1"] in panels:
         panels[study.labels["hit_at_1"]]["by chance"] = ablation.band(rows, "hit_by_chance", names)
-    return plots.panels_with_band(
-        [point.factors["size"] for point in summed], panels, "instances per bag", log_x=True
-    )  # fmt: skip
+    sizes = np.array([point.factors["size"] for point in summed])
+    return plots.panels_with_band(sizes, panels, "instances per bag", log_x=True)
 
 
 def find(rows: list[ablation.Row], points: list[Point]) -> str:

@@ -40,24 +40,24 @@ class Config(ablation.Options):
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     mil = model.build()
-    with ablation.open_study("digits", __doc__, config) as study:
-        check(study, config)
-        drawn = ablation.draw(study, config.classes[0])
-        each = [label_by(study, drawn, positive) for positive in config.classes]
-        splits = Splits(*(join_points(parts) for parts in zip(*each, strict=True)))
-        keys = jnp.tile(study.keys, len(config.classes))
-        fit_config = FitConfig(config.epochs, 1, config.patience)
-        trained = ablation.fit(study, mil, keys, splits.train, splits.val, fit_config)
-        scores = ablation.cut(ablation.scores_of(study, mil, trained.params, splits.test), len(config.classes))
-        points = [Point(name(study, c), {"class": c}, s) for c, s in zip(config.classes, scores, strict=True)]
-        points = [points[0], *(ablation.compare(point, points[0]) for point in points[1:])]
-        rows = ablation.tabulate(points, list(study.labels), config.seed)
-        weights = ensemble.predict_ensemble(mil, trained.params, splits.test).attention
-        everywhere, negative = (attention_by_class(study, splits.test, weights, only) for only in (False, True))
-        finding = find(study, config, rows, negative)
-        figures = draw(study, config, rows, points, everywhere, negative)
-        maps = {"classes": config.classes, "weight_by_class": everywhere, "weight_by_class_negative_bags": negative}
-        return ablation.conclude(study, points, rows, finding, figures, more=maps)
+    study = ablation.prepare("digits", __doc__, config)
+    check(study, config)
+    drawn = ablation.draw(study, config.classes[0])
+    each = [label_by(study, drawn, positive) for positive in config.classes]
+    splits = Splits(*(join_points(parts) for parts in zip(*each, strict=True)))
+    keys = jnp.tile(study.keys, len(config.classes))
+    fit_config = FitConfig(config.epochs, 1, config.patience)
+    trained = ablation.fit(study, mil, keys, splits.train, splits.val, fit_config)
+    scores = ablation.cut(ablation.scores_of(study, mil, trained.params, splits.test), len(config.classes))
+    points = [Point(name(study, c), {"class": c}, s) for c, s in zip(config.classes, scores, strict=True)]
+    points = [points[0], *(ablation.compare(point, points[0]) for point in points[1:])]
+    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    weights = ensemble.predict_ensemble(mil, trained.params, splits.test).attention
+    everywhere, negative = (attention_by_class(study, splits.test, weights, only) for only in (False, True))
+    finding = find(study, config, rows, negative)
+    figures = draw(study, config, rows, points, everywhere, negative)
+    maps = {"classes": config.classes, "weight_by_class": everywhere, "weight_by_class_negative_bags": negative}
+    return ablation.conclude(study, points, rows, finding, figures, more=maps)
 
 
 def check(study: Study, config: Config) -> None:

@@ -6,11 +6,11 @@ are independent of each other and their spread is honest. Each ensemble is compa
     python experiments/ablations/ensemble_size.py
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ablation
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ablation import Point, Study
@@ -25,7 +25,8 @@ MORE = {
     "information_auc": "errors found by the members' disagreement (AUC)",
     "uncertainty_auc": "errors found by the ensemble's own uncertainty (AUC)",
 }
-SHOWN_ALWAYS = ("accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy")
+FEWEST = 4  # members for two ensembles of two
+SHOWN = ("accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Config(ablation.Options):
     """Bags that nothing is chosen on."""
     epochs: int = 10
     """The most epochs that a member trains for."""
-    measures: tuple[str, ...] = (*SHOWN_ALWAYS, "information_auc", "uncertainty_auc")
+    measures: tuple[str, ...] = (*SHOWN, "information_auc", "uncertainty_auc")
     """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
@@ -50,43 +51,38 @@ class Config(ablation.Options):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    if not 2 <= config.largest <= max(config.members // 2, 2):
+    if config.members >= FEWEST and not 2 <= config.largest <= config.members // 2:
         raise InputError("largest", config.largest, f"use 2 to {config.members // 2}, half of the members")
     mil = model.build()
-    with ablation.open_study("ensemble_size", __doc__, config, MORE, fewest_members=4) as study:
-        splits = ablation.draw_splits(study, study.key, config.positive_class)
-        fit_config = FitConfig(config.epochs, 1, config.epochs)
-        trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
-        with study.watch.phase("evaluate"):
-            predicted = ensemble.predict_ensemble(mil, trained.params, splits.test)
-            points = [judge(predicted, splits.test, size) for size in sizes(config)]
-        points = [points[0], *(gain(points[0], point) for point in points[1:])]
-        rows = ablation.tabulate(points, list(study.labels), config.seed)
-        title = f"Bags by an ensemble of {config.largest}"
-        first = ablation.members_of(trained.params, slice(config.largest))
-        gallery = ablation.gallery_of(study, mil, first, config.positive_class, title)
-        figures = draw(study, rows, points) | reliability(predicted, splits.test, points)
-        return ablation.conclude(study, points, rows, find(rows, points), figures, gallery)
+    study = ablation.prepare("ensemble_size", __doc__, config, MORE, fewest_members=FEWEST)
+    splits = ablation.draw_splits(study, study.key, config.positive_class)
+    fit_config = FitConfig(config.epochs, 1, config.epochs)
+    trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
+    with study.watch.phase("evaluate"):
+        predicted = ensemble.predict_ensemble(mil, trained.params, splits.test)
+        points = judge(predicted, splits.test, committee.sizes_up_to(config.largest))
+    points = [points[0], *(gain(points[0], point) for point in points[1:])]
+    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    title = f"Bags by an ensemble of {config.largest}"
+    first = ablation.members_of(trained.params, slice(config.largest))
+    gallery = ablation.gallery_of(study, mil, first, config.positive_class, title)
+    figures = draw(study, rows, points) | reliability(predicted, splits.test, points)
+    return ablation.conclude(study, points, rows, find(rows, points), figures, gallery)
 
 
-def sizes(config: Config) -> list[int]:
-    return [size for size in committee.sizes_up_to(config.largest) if size <= config.largest]
-
-
-def judge(predicted: Prediction, test: Bags, size: int) -> Point:
-    """What the ensembles of a size score, an ensemble where other ablations have a seed."""
-    subsets = committee.disjoint_subsets(len(predicted.probability), size)
-    scores = ablation.measures_of(committee.judge_subsets(predicted, test, subsets))
-    nothing = np.full(len(subsets), np.nan)
-    scores |= dict.fromkeys(("collapsed", *MORE), nothing)
-    if size > 1:
-        found = [committee.disagreement(of_members(predicted, subset), test) for subset in subsets]
-        scores |= {name: np.array([float(getattr(each, name)) for each in found]) for name in MORE}
-    return Point(f"{size}", {"size": size}, scores)
-
-
-def of_members(predicted: Prediction, subset: np.ndarray) -> Prediction:
-    return jax.tree.map(lambda leaf: leaf[subset], predicted)
+def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point]:
+    """What the ensembles of each size score, an ensemble where other ablations have a seed."""
+    members = len(predicted.probability)
+    subsets = [committee.disjoint_subsets(members, size) for size in sizes]
+    every = np.concatenate(subsets)
+    scores = ablation.measures_of(committee.judge_subsets(predicted, test, every))
+    found = [committee.disagreement(predicted, test, subset) for subset in every]
+    scores |= {name: np.array([float(getattr(each, name)) for each in found]) for name in MORE}
+    scores["information_auc"][every.sum(axis=1) == 1] = np.nan  # one member has nobody to disagree with
+    scores["collapsed"] = np.full(len(every), np.nan)  # of an ensemble it says nothing
+    bounds = np.cumsum([len(each) for each in subsets])[:-1]
+    parts = {name: np.split(values, bounds) for name, values in scores.items()}
+    return [Point(f"{size}", {"size": size}, {n: parts[n][i] for n in parts}) for i, size in enumerate(sizes)]
 
 
 def gain(alone: Point, point: Point) -> Point:

@@ -8,12 +8,14 @@ Gated attention multiplies tanh(V h) by sigmoid(U h) before the scores are taken
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import ablation
 from ablation import Point, Study
 
 from mil_jax import cli, model, plots
 from mil_jax.bags import Splits
+from mil_jax.ensemble import Ensemble
 from mil_jax.model import MIL, ModelConfig
 from mil_jax.training import FitConfig
 
@@ -30,7 +32,7 @@ class Config(ablation.Options):
     """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
-    head: str = "concat"
+    head: Literal["concat", "sum"] = "concat"
     """Concatenate the weighted embeddings (the example), or sum them (the paper)."""
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
@@ -38,27 +40,29 @@ class Config(ablation.Options):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    models = {gated: model.build(ModelConfig(gated=gated, head=config.head)) for gated in (True, False)}  # type: ignore[arg-type]
-    with ablation.open_study("gating", __doc__, config) as study:
-        splits = ablation.draw(study, config.positive_class)
-        gated, gallery = train(study, models[True], splits, "gated")
-        plain, _ = train(study, models[False], splits, "not gated")
-        points = [gated, ablation.compare(plain, gated)]
-        rows = ablation.tabulate(points, list(study.labels), config.seed)
-        strips = ablation.strips(study, rows, points)
-        caption = "A dot is a seed; a line joins the two models of a seed."
-        figures = {"gating": (plots.seeds_by_group(strips, join=True), caption)}
-        return ablation.conclude(study, points, rows, find(study, rows), figures, gallery)
+    models = {gated: model.build(ModelConfig(gated=gated, head=config.head)) for gated in (True, False)}
+    study = ablation.prepare("gating", __doc__, config)
+    splits = ablation.draw(study, config.positive_class)
+    trained = {gated: train(study, config, models[gated], splits) for gated in (True, False)}
+    names = {True: "gated", False: "not gated"}
+    points = []
+    for gated, name in names.items():
+        scores = ablation.scores_of(study, models[gated], trained[gated].params, splits.test)
+        points.append(Point(name, {"attention": name}, scores))
+    points[1] = ablation.compare(points[1], points[0])
+    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    strips = ablation.strips(study, rows, points)
+    caption = "A dot is a seed; a line joins the two models of a seed."
+    figures = {"gating": (plots.seeds_by_group(strips, join=True), caption)}
+    title = "Bags by gated attention"
+    gallery = ablation.gallery_of(study, models[True], trained[True].params, config.positive_class, title)
+    return ablation.conclude(study, points, rows, find(study, rows), figures, gallery)
 
 
-def train(study: Study, mil: MIL, splits: Splits, name: str) -> tuple[Point, object]:
-    """Trains all seeds of one of the two models, and shows what the attention does."""
-    fit_config = FitConfig(study.config.epochs, 1, study.config.patience)  # type: ignore[attr-defined]
-    trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
-    scores = ablation.scores_of(study, mil, trained.params, splits.test)
-    title = f"Bags by attention that is {name}"
-    gallery = ablation.gallery_of(study, mil, trained.params, study.config.positive_class, title)  # type: ignore[attr-defined]
-    return Point(name, {"attention": name}, scores), gallery
+def train(study: Study, config: Config, mil: MIL, splits: Splits) -> Ensemble:
+    """Trains all seeds of one of the two models."""
+    fit_config = FitConfig(config.epochs, 1, config.patience)
+    return ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
 
 
 def find(study: Study, rows: list[ablation.Row]) -> str:

@@ -63,21 +63,21 @@ def main(config: Config) -> Path:
         raise InputError("shares", config.shares, "give one or more numbers between 0 and 1")
     mil = model.build()
     grid = [(share, treatment) for share in config.shares for treatment in TREATMENTS]
-    with ablation.open_study("imbalance", __doc__, config, MORE) as study:
-        with study.watch.phase("draw"):
-            splits = draw_bags(study, config)
-        fit_config = FitConfig(config.epochs, 1, config.epochs)
-        keys = jnp.tile(study.keys, len(grid))
-        progress = Progress(start(config, grid, mil, keys, splits.train, fit_config), ())
-        hyper = hyper_of(config, grid, splits.train)
-        trained = ablation.fit(study, mil, keys, splits.train, splits.val, fit_config, hyper, progress)
-        scores = ablation.scores_of(study, mil, trained.params, splits.test)
-        scores |= at_threshold(mil, trained.params, splits)
-        points = make_points(grid, ablation.cut(scores, len(grid)))
-        rows = ablation.tabulate(points, list(study.labels), config.seed)
-        caption = "Mean over seeds in its 95 % interval; recall without a word on the threshold is at 1/2."
-        figures = {"imbalance": (draw(study, config, rows), caption)}
-        return ablation.conclude(study, points, rows, find(study, config, rows), figures)
+    study = ablation.prepare("imbalance", __doc__, config, MORE)
+    with study.watch.phase("draw"):
+        splits = draw_bags(study, config)
+    fit_config = FitConfig(config.epochs, 1, config.epochs)
+    keys = jnp.tile(study.keys, len(grid))
+    progress = Progress(start(config, grid, mil, keys, splits.train, fit_config), ())
+    hyper = hyper_of(config, grid, splits.train)
+    trained = ablation.fit(study, mil, keys, splits.train, splits.val, fit_config, hyper, progress)
+    scores = ablation.scores_of(study, mil, trained.params, splits.test)
+    scores |= at_threshold(mil, trained.params, splits)
+    points = make_points(grid, ablation.cut(scores, len(grid)))
+    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    caption = "Mean over seeds in its 95 % interval; recall without a word on the threshold is at 1/2."
+    figures = {"imbalance": (draw(study, config, rows), caption)}
+    return ablation.conclude(study, points, rows, find(study, config, rows), figures)
 
 
 def draw_bags(study: Study, config: Config) -> Splits:

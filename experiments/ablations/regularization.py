@@ -53,16 +53,16 @@ def main(config: Config) -> Path:
     if not config.l2 or min(config.l2) < 0 or len(set(config.l2)) < len(config.l2):
         raise InputError("l2", config.l2, "give one or more different numbers of 0 or more")
     mil = model.build()
-    with ablation.open_study("regularization", __doc__, config, MORE) as study:
-        splits = ablation.repeat_splits(ablation.draw(study, config.positive_class), len(config.l2))
-        measured = train(study, config, mil, splits)
-        chosen = chosen_points(config, measured)
-        rows = ablation.tabulate(chosen, list(study.labels), config.seed)
-        caption = "Mean over seeds in its 95 % interval; attention on positive test bags."
-        figures = {"regularization": (draw(study, config, measured), caption)}
-        every = [point for l2 in config.l2 for point in measured[l2].values()]
-        finding = find(rows, chosen)
-        return ablation.conclude(study, every, rows, finding, figures)
+    study = ablation.prepare("regularization", __doc__, config, MORE)
+    splits = ablation.repeat_splits(ablation.draw(study, config.positive_class), len(config.l2))
+    measured = train(study, config, mil, splits)
+    chosen = chosen_points(config, measured)
+    rows = ablation.tabulate(chosen, list(study.labels), config.seed)
+    caption = "Mean over seeds in its 95 % interval; attention on positive test bags."
+    figures = {"regularization": (draw(study, config, measured), caption)}
+    every = [point for l2 in config.l2 for point in measured[l2].values()]
+    finding = find(rows, chosen)
+    return ablation.conclude(study, every, rows, finding, figures)
 
 
 Measured = dict[float, dict[int, Point]]  # L2, epoch → what the seeds scored there
