@@ -452,7 +452,7 @@ def classification_figures(judged: Judged, test: Bags) -> dict[str, Any]:
     figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), ("negative", "positive"))}
     figures["reliability"] = draw_reliability(whole, test.label, judged.ensemble["test"])
     if len(scores) > 1:
-        every, labels = judged.predicted.probability.reshape(-1, 2), jnp.tile(test.label, len(scores))
+        every, labels = np.reshape(judged.predicted.probability, (-1, 2)), jnp.tile(test.label, len(scores))
         figures["reliability_of_members"] = draw_reliability(every, labels, judged.members["test"])
     if len(np.unique(label)) < 2:
         return figures  # the curves need both classes

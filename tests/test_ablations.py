@@ -337,7 +337,7 @@ def test_a_bag_is_a_uniform_draw_given_its_label() -> None:
     uniform = is_one[np.argsort(rng.random((6000, 5000)), axis=1)[:, :6]]
     uniform = uniform[uniform.any(axis=1)]
     counts = [np.bincount(each.sum(axis=1), minlength=7)[1:4] / len(each) for each in (of_positive, uniform)]
-    np.testing.assert_allclose(*counts, atol=0.035)
+    np.testing.assert_allclose(counts[0], counts[1], atol=0.035)
     np.testing.assert_allclose(of_positive.mean(axis=0), of_positive.mean(), atol=0.03)
 
 

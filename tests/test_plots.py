@@ -508,8 +508,8 @@ def test_panels_share_one_legend_and_one_look_per_name():
 def test_seeds_by_group_show_each_seed_and_the_mean_of_the_defined_ones():
     groups = {"gated": (np.array([0.2, 0.4, np.nan]), 0.2, 0.4), "plain": (np.array([0.5, 0.7, 0.6]), 0.55, 0.65)}
     (axes,) = plots.seeds_by_group({"AUC": groups}).axes
-    means = [line.get_ydata() for line in axes.lines if line.get_marker() == "D"]
-    np.testing.assert_allclose(np.ravel(means), [0.3, 0.6])
+    means = [np.asarray(line.get_ydata()) for line in axes.lines if line.get_marker() == "D"]
+    np.testing.assert_allclose(np.concatenate(means), [0.3, 0.6])
     joined = plots.seeds_by_group({"AUC": groups}, join=True)
     assert len(joined.axes[0].lines) == len(axes.lines) + 3  # one for each seed
     assert [label.get_text() for label in axes.get_xticklabels()] == ["gated", "plain"]

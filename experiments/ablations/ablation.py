@@ -42,7 +42,7 @@ MEASURES = {
     "positive_mass": "weight on positive instances",
     "normalized_entropy": "entropy / log K",
     "effective_instances": "effective instances",
-    "collapsed": "share of seeds with collapsed attention",
+    "collapsed": "collapsed seeds (share)",
 }
 OF_ATTENTION = ("hit_at_1", "instance_auc", "positive_mass", "normalized_entropy", "effective_instances")
 
@@ -140,7 +140,7 @@ def prepare(
     Raises:
         InputError: options out of range, an unknown measure, one seed, data that cannot be had, a folder that is taken.
     """
-    watch, labels = cli.Stopwatch(), MEASURES | more_labels
+    watch, labels = cli.Stopwatch(), {**MEASURES, **more_labels}
     out = config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     check(config, labels, fewest_members)
     runs.check_free(out)

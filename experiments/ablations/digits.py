@@ -52,7 +52,7 @@ def main(config: Config) -> Path:
     points = [Point(name(study, c), {"class": c}, s) for c, s in zip(config.classes, scores, strict=True)]
     points = [points[0], *(ablation.compare(point, points[0]) for point in points[1:])]
     rows = ablation.tabulate(points, list(study.labels), config.seed)
-    weights = ensemble.predict_ensemble(mil, trained.params, splits.test).attention
+    weights = np.asarray(ensemble.predict_ensemble(mil, trained.params, splits.test).attention)
     everywhere, negative = (attention_by_class(study, splits.test, weights, only) for only in (False, True))
     finding = find(study, config, rows, negative)
     figures = draw(study, config, rows, points, everywhere, negative)

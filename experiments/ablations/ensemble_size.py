@@ -66,7 +66,7 @@ def main(config: Config) -> Path:
     title = f"Bags by an ensemble of {config.largest}"
     first = ablation.members_of(trained.params, slice(config.largest))
     gallery = ablation.gallery_of(study, mil, first, config.positive_class, title)
-    figures = draw(study, rows, points) | reliability(predicted, splits.test, points)
+    figures = {**draw(study, rows, points), **reliability(predicted, splits.test, points)}
     return ablation.conclude(study, points, rows, find(rows, points), figures, gallery)
 
 
