@@ -36,10 +36,10 @@ def main(config: Config) -> Path:
     """Writes the report and returns its path."""
     if config.tensorboard:
         tensorboard_log.check_installed()
-    finished = runs.load_finished(config.run, "run")
+    finished = runs.load_finished(config.run, "run folder")
     made_by = finished.config.get("experiment")
     if made_by != "mnist_bags":
-        raise InputError("run", str(config.run), f"it was made by {made_by}, which writes its report itself")
+        raise InputError("run folder", str(config.run), f"it was made by {made_by}, which writes its report itself")
     test = load_test_bags(config, finished)
     folder = runs.RunFolder(config.run, "")
     mnist_bags.write_report(folder, finished, test.pool)
@@ -65,7 +65,7 @@ def load_test_bags(config: Config, finished: runs.FinishedRun) -> Bags:
         raise InputError("dataset", data.name, f"these are not the data of the run, whose hash is {expected}")
     test = mnist_bags.draw_bags(key_bags, data, options).test
     if not np.array_equal(test.rows, finished.arrays["rows"]):
-        raise InputError("run", str(config.run), "its test bags cannot be drawn again by this version")
+        raise InputError("run folder", str(config.run), "its test bags cannot be drawn again by this version")
     return test
 
 

@@ -101,23 +101,28 @@ def figure_values(run: FinishedRun) -> list[tuple[int, Any]]:
 # ---- values of a summary, in the forms that all of TensorBoard's readers know ----
 
 
+def _protos() -> tuple[Any, Any]:
+    # The modules make their classes as they are imported, which no type checker sees.
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+
+    return event_pb2, summary_pb2
+
+
 def scalar(tag: str, value: float) -> Any:
     """A number."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    return Summary.Value(tag=tag, simple_value=value)
+    _, protos = _protos()
+    return protos.Summary.Value(tag=tag, simple_value=value)
 
 
 def histogram(tag: str, values: Num[np.ndarray, " values"]) -> Any:
     """How many of the finite values are in each of 30 equal ranges; one range where all values are the same."""
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-
+    _, protos = _protos()
     finite = values[np.isfinite(values)].astype(np.float64)
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     count, edges = np.histogram(finite, BUCKETS if high > low else 1, (low, high))
-    return Summary.Value(
+    return protos.Summary.Value(
         tag=tag,
-        histo=HistogramProto(
+        histo=protos.HistogramProto(
             min=low,
             max=high,
             num=len(finite),
@@ -132,12 +137,10 @@ def histogram(tag: str, values: Num[np.ndarray, " values"]) -> Any:
 
 def image(tag: str, png: bytes) -> Any:
     """A picture, as the bytes of a PNG file."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
+    _, protos = _protos()
     width, height = struct.unpack(">II", png[PNG_SIZE])
-    return Summary.Value(
-        tag=tag, image=Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-    )
+    picture = protos.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    return protos.Summary.Value(tag=tag, image=picture)
 
 
 def encode(values: Sequence[tuple[int, Any]], moment: float) -> bytes:
@@ -147,17 +150,16 @@ def encode(values: Sequence[tuple[int, Any]], moment: float) -> bytes:
         values: steps, each with a value of a summary.
         moment: seconds since 1970, the time of all events.
     """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
+    events, protos = _protos()
     steps: dict[int, list[Any]] = {}
     for step, value in values:
         steps.setdefault(step, []).append(value)
     file = io.BytesIO()
     writer = RecordWriter(file)
-    writer.write(Event(wall_time=moment, file_version="brain.Event:2").SerializeToString())
+    writer.write(events.Event(wall_time=moment, file_version="brain.Event:2").SerializeToString())
     for step in sorted(steps):
-        event = Event(wall_time=moment, step=step, summary=Summary(value=steps[step]))
+        event = events.Event(wall_time=moment, step=step, summary=protos.Summary(value=steps[step]))
         writer.write(event.SerializeToString())
     return file.getvalue()

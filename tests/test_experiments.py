@@ -4,6 +4,7 @@ One run in this process and one as a command are compared file by file; what is 
 """
 
 import contextlib
+import csv
 import dataclasses
 import importlib
 import io
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from mil_jax.cli import Compute
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 mnist_bags: Any = importlib.import_module("mnist_bags")
+report_command: Any = importlib.import_module("report")
 
 # As many bags in each set, so that one program judges them all.
 MEMBERS, EPOCHS, BAGS, BAG_SIZE = 2, 10, 40, 3
@@ -151,14 +154,16 @@ def run_here(config: Any) -> Ended:
     return Ended(path, printed.getvalue())
 
 
-def command_here(*options: str) -> tuple[int, list[str]]:
+def command_here(*options: str, module: Any = mnist_bags) -> tuple[int, list[str]]:
     """Runs the command in this process: (exit status, the lines that it printed on stdout and stderr)."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
-        patch.setattr(sys, "argv", ["mnist_bags.py", *options])
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *options])
         try:
             with contextlib.redirect_stdout(printed):
-                cli.command(mnist_bags.Config, mnist_bags.main, mnist_bags.__doc__, runs.saved_options)
+                cli.command(
+                    module.Config, module.main, module.__doc__, runs.saved_options if module is mnist_bags else None
+                )
             status = 0
         except SystemExit as stop:
             status = stop.code
@@ -324,13 +329,83 @@ def test_it_says_what_it_does(commanded: Ended) -> None:
     assert commanded.printed.endswith(f"run folder: {commanded.path}\n")
 
 
+def test_the_tables(here: Ended) -> None:
+    """The log and the members as CSV say what the JSON says."""
+    with (here.path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    as_text = lambda value: "" if value is None else str(value)  # noqa: E731
+    assert rows == [{name: as_text(value) for name, value in line.items()} for line in here.lines]
+    with (here.path / "members.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, member in zip(rows, here.results["members"], strict=True):
+        assert row["warnings"] == "; ".join(member.pop("warnings"))
+        assert {name: row[name] for name in member} == {name: as_text(value) for name, value in member.items()}
+
+
+def test_the_report(here: Ended) -> None:
+    page = (here.path / "report.html").read_text()
+    assert page.count("<article ") == BAGS and page.count("<i ") == BAGS * BAG_SIZE
+    assert page.count("data:image/png") == len(FIGURES) + 1
+    assert page.count('wrong" id=') == round(BAGS * (1 - here.results["ensemble"]["test_accuracy"]))
+    assert f"{MEMBERS} members, bags of {BAG_SIZE} of mnist-sample, seed 0" in page
+
+
+def test_a_report_is_made_again(here: Ended, tmp_path: Path) -> None:
+    """The same page, from the run folder and the data set alone; with event files where asked for."""
+    copy = shutil.copytree(here.path, tmp_path / here.path.name)
+    (copy / "report.html").unlink()
+    status, lines = command_here(str(copy), "--tensorboard", module=report_command)
+    assert (status, lines) == (0, [f"report: {copy / 'report.html'}"])
+    assert (copy / "report.html").read_bytes() == (here.path / "report.html").read_bytes()
+    assert {path.name for path in (copy / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (lambda path: (path / "summary.json").unlink(), "this run has not come to its end"),
+        (lambda path: (path / "attention.npz").unlink(), "this run is not complete"),
+        (lambda path: change_config(path, format=99), "it was written by a newer mil_jax"),
+        (lambda path: change_config(path, experiment="sweep"), "it was made by sweep"),
+    ],
+)
+def test_no_report_of_a_run_that_cannot_be_read(harm: Any, line: str, here: Ended, tmp_path: Path) -> None:
+    """One line, and the report that there was stays as it was."""
+    copy = shutil.copytree(here.path, tmp_path / "run")
+    harm(copy)
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    status, lines = command_here(str(copy), module=report_command)
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"error: run folder {copy}: {line}")
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+
+
+def test_no_report_with_other_data(here: Ended, tmp_path: Path) -> None:
+    copy = shutil.copytree(here.path, tmp_path / "run")
+    change_config(copy, data={"name": "mnist-sample", "content_hash": "0"})
+    status, lines = command_here(str(copy), module=report_command)
+    assert (status, len(lines)) == (2, 1)
+    assert "these are not the data of the run" in lines[0]
+
+
+def change_config(path: Path, **changes: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
 # ---- that it repeats ----
 
 
 def test_the_same_seed_gives_the_same_bytes(here: Ended, commanded: Ended) -> None:
     """In another process, too."""
     assert commanded.results == here.results
-    same = ["metrics.jsonl", "attention.npz", *(f"figures/{name}.png" for name in FIGURES)]
+    same = [
+        "metrics.jsonl",
+        "metrics.csv",
+        "members.csv",
+        "attention.npz",
+        *(f"figures/{name}.png" for name in FIGURES),
+    ]
     differ = [name for name in same if (here.path / name).read_bytes() != (commanded.path / name).read_bytes()]
     assert differ == []
     one, other = (runs.load_run(run.path).params for run in (here, commanded))
@@ -420,7 +495,7 @@ def test_a_second_run_in_the_folder_is_refused(stopped: Stopped) -> None:
 def test_resumed_it_ends_as_if_it_had_not_been_stopped(stopped: Stopped, here: Ended) -> None:
     assert stopped.ended.log == here.log
     assert stopped.ended.results == here.results
-    for name in ("attention.npz", *(f"figures/{name}.png" for name in FIGURES)):
+    for name in ("metrics.csv", "members.csv", "attention.npz", *(f"figures/{name}.png" for name in FIGURES)):
         assert (stopped.ended.path / name).read_bytes() == (here.path / name).read_bytes(), name
     assert not (stopped.ended.path / "progress").exists()
     notes = [line.split("  ", 1)[1] for line in (stopped.ended.path / "log.txt").read_text().splitlines()]
@@ -548,11 +623,26 @@ def in_short(tmp_path: Path, **choices: Any) -> Ended:
 
 
 def test_every_choice_at_once(tmp_path: Path) -> None:
-    """The other head, no gate, no class weights, draws of bags that differ by member, batches of several bags."""
+    """The other head, no gate, no class weights, draws of bags that differ by member, batches of several bags.
+
+    And event files, and no report.
+    """
     ended = in_short(
-        tmp_path, head="sum", gated=False, class_weights=False, batch_size=7, vary="bags", positive_class=9
+        tmp_path, head="sum", gated=False, class_weights=False, batch_size=7, vary="bags", positive_class=9,
+        tensorboard=True, report=False,
     )  # fmt: skip
     one, other = ended.results["members"]
     assert one["train_loss"] != other["train_loss"]
     assert one["parameters"] == 784 * 128 + 128 + 128 * 64 + 64 + 64 * 8 + 8 + 64 * 2 + 2
     assert np.isfinite([one["test_loss"], other["test_loss"]]).all()
+    assert {path.name for path in (ended.path / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
+    assert not (ended.path / "report.html").exists()
+    assert runs.saved_options(ended.path)["tensorboard"] and not runs.saved_options(ended.path)["report"]
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    status, lines = command_here(*options_of(SMALL, out=tmp_path / "run"), "--tensorboard")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: --tensorboard True: ") and "mil_jax[tensorboard]" in lines[0]
+    assert not any(tmp_path.iterdir())

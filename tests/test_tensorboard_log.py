@@ -30,7 +30,7 @@ def make_run(path: Path) -> runs.FinishedRun:
                 if epoch <= EPOCHS[i]
             )
         run.write_json("summary.json", {"members": [{"seed": 0, "best_epoch": 2}, {"seed": 1, "best_epoch": 1}]})
-        truth = np.tile(np.int32([1, 0, 0, -1]), (10, 1))
+        truth = np.tile(np.array([1, 0, 0, -1], np.int32), (10, 1))
         run.write_arrays("attention.npz", attention=weight, instance_label=truth, mask=truth >= 0)
         file = io.BytesIO()
         Image.new("L", (31, 17), 200).save(file, "PNG")

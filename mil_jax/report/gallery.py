@@ -23,7 +23,7 @@ from mil_jax.report.sprites import Sprites, are_images, make_sprites
 
 MOST_TILES = 60_000  # instances in a gallery; fewer per bag are shown where there would be more
 MOST_PER_BAG, FEWEST_PER_BAG = 24, 3
-TILES_PER_LINE = 12
+TILES_PER_LINE = 7  # at least, where the page is wide enough
 TILE, LARGE, GAP, NARROWEST = 64, 84, 8, 264  # CSS pixels
 FEW_TILES = 4  # up to so many in every bag, they are large
 LEVELS = 20  # steps from no weight to the largest
@@ -206,7 +206,8 @@ def class_name(number: int, classes: int) -> str:
 
 def number_text(value: float | np.floating, digits: int = 2) -> str:
     """A number with two digits, a dash where it is none."""
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+    # The zero makes a zero of a small negative number, without its sign.
+    return f"{round(float(value), digits) + 0.0:.{digits}f}" if np.isfinite(value) else "–"
 
 
 def truth_marks(instance_label: np.ndarray, mask: np.ndarray) -> list[str]:
@@ -230,9 +231,11 @@ def tile_html(place: list[int] | None, weight: float, spread: float, mark: str, 
 
 def style_css(name: str, sprites: Sprites | None, most_tiles: int) -> str:
     """The style that depends on the images: their windows on the sheets, and the width of a card."""
-    tile, height = TILE, 0
+    tile, height = TILE, -10  # without an image the bar moves up
     rules = []
-    if sprites:
+    if sprites is None:
+        rules.append(f"#{name} i::before{{display:none}}\n")
+    else:
         width = LARGE if most_tiles <= FEW_TILES else TILE
         # Whole multiples of a small image keep all of its pixels alike.
         scale = max(width // sprites.width, 1) if sprites.width <= width else width / sprites.width
