@@ -22,6 +22,7 @@ import numpy as np
 from mil_jax import (
     bags,
     cli,
+    committee,
     datasets,
     ensemble,
     evaluation,
@@ -29,7 +30,9 @@ from mil_jax import (
     model,
     plots,
     recording,
+    report,
     runs,
+    tensorboard_log,
     training,
 )
 from mil_jax.attention import AttentionStats
@@ -53,7 +56,7 @@ SHOWN_STATS = {
 
 
 # Options that decide where and how, and not what comes out.
-NOT_RESULTS = ("compute", "out", "data_dir", "manual_dir")
+NOT_RESULTS = ("compute", "out", "data_dir", "manual_dir", "report", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class Config:
     """A member stops after this many epochs without a better validation loss."""
     plot_bags: int = 3
     """Bags per class in the figures of bags; 0 for no such figures."""
+    report: bool = True
+    """Write report.html: settings, tables, figures, and the test bags to browse, on one page."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard, which must be installed: pip install 'mil_jax[tensorboard]'."""
     out: Path | None = None
     """The run folder; a new one under runs/mnist_bags where not given."""
     compute: ComputeOptions = Compute()
@@ -134,10 +141,13 @@ def main(config: Config) -> Path:
         )
         with watch.phase("evaluate"):
             judged = judge(run, mil, trained, splits)
+            details = {"test_details": detail(judged.predicted, splits.test, config.seed)}
         with watch.phase("plots"):
             plot_results(run, config, trained, judged, splits)
-        summary = summarize(trained, judged, watch)
+        summary = summarize(trained, judged, watch) | details
         run.write_json("summary.json", summary)
+        run.write_tables(summary)
+        write_views(run, config, splits.test)
         run.drop_progress()
     print_results(summary, out)
     return out
@@ -151,6 +161,8 @@ def check(config: Config) -> None:
         raise InputError("members", config.members, "use at least 1")
     if config.plot_bags < 0:
         raise InputError("plot_bags", config.plot_bags, "use 0 or more")
+    if config.tensorboard:
+        tensorboard_log.check_installed()
     varied_parts(config)
     fit_config(config)
     build_model(config)
@@ -199,7 +211,8 @@ def describe(config: Config, data: Dataset) -> dict[str, Any]:
 def describe_how(config: Config) -> dict[str, Any]:
     """What `config.json` says of the run besides, and what may change when it is resumed."""
     paths = {"data_dir": config.data_dir, "manual_dir": config.manual_dir}
-    return {"paths": paths, "compute": dataclasses.asdict(config.compute)}
+    output = {"report": config.report, "tensorboard": config.tensorboard}
+    return {"paths": paths, "output": output, "compute": dataclasses.asdict(config.compute)}
 
 
 # ---- bags and keys ----
@@ -293,7 +306,27 @@ def judge(run: runs.RunFolder, mil: MIL, trained: Ensemble, splits: Splits) -> J
     # A pooling without attention cannot collapse: a mean is uniform by definition.
     attends = isinstance(mil.pooling, AttentionPooling)
     warnings = evaluation.warnings_of(predictions["val"], splits.val) if attends else [[] for _ in predicted.attention]
+    for i, sentence in ((i, sentence) for i, sentences in enumerate(warnings) for sentence in sentences):
+        run.note(f"warning: member {i}: {sentence}")
     return Judged(predicted, members, whole, warnings)
+
+
+def detail(predicted: Prediction, test: Bags, seed: int) -> dict[str, Any]:
+    """Attention by groups of test bags, and what the members are worth together: rows for tables.
+
+    The intervals are over bags, of the ensemble's attention; one member has nobody to agree with.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    rows = {"attention": evaluation.attention_table(ensemble.average(predicted), test, key)}
+    if len(predicted.probability) == 1:
+        return rows
+    spread = committee.disagreement(predicted, test)
+    areas = {name: getattr(spread, name) for name in ("votes_auc", "information_auc", "uncertainty_auc")}
+    return rows | {
+        "agreement": evaluation.agreement_table(predicted, test, key),
+        "ensemble_size": committee.gains(predicted, test, key),
+        "disagreement": {"votes": spread.votes.mean(), "information": spread.information.mean(), **areas},
+    }
 
 
 def with_average(predicted: Prediction) -> Prediction:
@@ -342,6 +375,8 @@ WHICH_IS_WHICH = {
     "best_val_loss": "what early stopping looked at: cross-entropy on the validation bags plus L2",
     "instance_*": "attention against the true instances, mean over the positive test bags",
     "positive_bags_*, negative_bags_*": "attention statistics, mean over the positive, negative test bags",
+    "test_details": "the ensemble's attention by groups of test bags, with intervals over bags; how much the members "
+    "agree; what random ensembles of 1, 2, … members score; and how well disagreement tells wrong bags from right ones",
 }
 
 
@@ -418,6 +453,10 @@ def classification_figures(judged: Judged, test: Bags) -> dict[str, Any]:
     scores = np.asarray(judged.predicted.probability)[..., 1]
     counts = metrics.confusion_counts(jnp.argmax(whole, axis=-1), test.label, 2)
     figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), ("negative", "positive"))}
+    figures["reliability"] = draw_reliability(whole, test.label, judged.ensemble["test"])
+    if len(scores) > 1:
+        every, labels = np.reshape(judged.predicted.probability, (-1, 2)), jnp.tile(test.label, len(scores))
+        figures["reliability_of_members"] = draw_reliability(every, labels, judged.members["test"])
     if len(np.unique(label)) < 2:
         return figures  # the curves need both classes
     by_member, by_ensemble = judged.members["test"].bags, judged.ensemble["test"].bags
@@ -437,6 +476,13 @@ def classification_figures(judged: Judged, test: Bags) -> dict[str, Any]:
     return figures
 
 
+def draw_reliability(probability: np.ndarray, label: jax.Array, judged: Evaluation) -> Any:
+    """The reliability diagram of all these predictions, with the mean calibration error of those who made them."""
+    bins = metrics.reliability(jnp.asarray(probability), label)
+    error = float(np.mean(judged.bags.calibration_error))
+    return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
+
+
 def plot_bags_by_prediction(config: Config, judged: Judged, test: Bags) -> Any:
     """Test bags by predicted class, with the ensemble's weights and their spread over the members."""
     whole = ensemble.average(judged.predicted)
@@ -448,6 +494,35 @@ def plot_bags_by_prediction(config: Config, judged: Judged, test: Bags) -> Any:
     spread = members.std(axis=0, ddof=1)[index] if len(members) > 1 else None
     attention = np.asarray(whole.attention)[index]
     return draw(test, index, titles, "Test bags by predicted class", attention=attention, spread=spread)
+
+
+# ---- the run folder for people to look at ----
+
+
+def write_views(run: runs.RunFolder, config: Config, test: Bags) -> None:
+    """The report and the event files, each where asked for, from what the folder holds by now."""
+    if not run.writes or not (config.report or config.tensorboard):
+        return
+    finished = runs.load_finished(run.path)
+    if config.report:
+        write_report(run, finished, test.pool)
+    if config.tensorboard:
+        write_event_files(run, finished)
+
+
+def write_report(run: runs.RunFolder, finished: runs.FinishedRun, pool: Any) -> None:
+    """Writes `report.html`."""
+    options, name = finished.config["options"], finished.config["data"]["name"]
+    members = "1 member" if options["members"] == 1 else f"{options['members']} members"
+    subtitle = f"{members}, bags of {options['bag_size']} of {name}, seed {options['seed']}: {finished.path.name}"
+    title = "Which instance of a bag made it positive?"
+    run.write_text("report.html", report.render(title, report.run_parts(finished, pool), subtitle))
+
+
+def write_event_files(run: runs.RunFolder, finished: runs.FinishedRun) -> None:
+    """Writes the event files for TensorBoard, instead of those that there were."""
+    for name, content in tensorboard_log.event_files(finished).items():
+        run.write_bytes(f"tensorboard/{name}", content)
 
 
 # ---- results on the screen ----

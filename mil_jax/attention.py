@@ -168,14 +168,27 @@ def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) ->
     """
     if where is None:
         where = jnp.ones(stats.entropy.shape, bool)
-    with_positive, with_both = where & (stats.has_positive > 0), where & (stats.has_both > 0)
+    return jax.tree.map(lambda field, known: _mean(field, where & known), stats, defined_where(stats))
+
+
+def defined_where(stats: AttentionStats) -> AttentionStats:
+    """For each statistic, True where the bag defines it.
+
+    `instance_auc` and `average_precision` need `has_both`, `positive_mass`, `hit_at_1` and
+    `precision_at_positives` need `has_positive`, all others nothing.
+
+    Args:
+        stats: statistics of each bag, every field ``[B]``.
+    """
+    always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
+    with_positive, with_both = stats.has_positive > 0, stats.has_both > 0
     return dataclasses.replace(
-        jax.tree.map(lambda field: _mean(field, where), stats),
-        positive_mass=_mean(stats.positive_mass, with_positive),
-        hit_at_1=_mean(stats.hit_at_1, with_positive),
-        precision_at_positives=_mean(stats.precision_at_positives, with_positive),
-        instance_auc=_mean(stats.instance_auc, with_both),
-        average_precision=_mean(stats.average_precision, with_both),
+        always,
+        positive_mass=with_positive,
+        hit_at_1=with_positive,
+        precision_at_positives=with_positive,
+        instance_auc=with_both,
+        average_precision=with_both,
     )
 
 

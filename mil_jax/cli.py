@@ -23,6 +23,7 @@ from rich.table import Table
 from mil_jax.errors import InputError, RunError
 
 Config = TypeVar("Config")
+Positional = tyro.conf.Positional  # as the type of a config's field: an argument without a name
 
 PLAIN_WIDTH = 110  # columns where the output is not a terminal
 

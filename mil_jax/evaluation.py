@@ -3,18 +3,28 @@
 Axes: S members, B bags, K slots, C classes.
 """
 
+import dataclasses
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
-from mil_jax.attention import AttentionStats, attention_stats, find_collapse, stats_by_label
+from mil_jax.attention import (
+    AttentionStats,
+    attention_stats,
+    defined_where,
+    find_collapse,
+    member_agreement,
+    stats_by_label,
+)
 from mil_jax.bags import Bags
-from mil_jax.metrics import BagMetrics, bag_metrics
+from mil_jax.errors import InputError
+from mil_jax.metrics import BagMetrics, bag_metrics, mean_intervals
 from mil_jax.model import Prediction
 
 # Statistics that mean something only where a bag holds positive instances.
@@ -76,10 +86,110 @@ def _evaluate_members(predicted: Prediction, truth: tuple[Array, Array, Array]) 
 
 
 def warnings_of(predicted: Prediction, bags: Bags) -> list[list[str]]:
-    """For each of S members, what is wrong with its attention, as sentences; an empty list if nothing is."""
-    mask, label = np.asarray(bags.mask), np.asarray(bags.label)
-    found = [find_collapse(weights, mask, label) for weights in np.asarray(predicted.attention)]
+    """For each of S members, what is wrong with its attention, as sentences; an empty list if nothing is.
+
+    The bags are shared, or each member's own, with a leading axis S.
+    """
+    attention = np.asarray(predicted.attention)
+    mask = np.broadcast_to(np.asarray(bags.mask), attention.shape)
+    label = np.broadcast_to(np.asarray(bags.label), attention.shape[:2])
+    found = [find_collapse(*member) for member in zip(attention, mask, label, strict=True)]
     return [[sentence] if sentence else [] for sentence in found]
+
+
+# ---- per bag, then mean with interval ----
+
+STATISTICS = tuple(field.name for field in dataclasses.fields(AttentionStats) if not field.name.startswith("has_"))
+AGREEMENTS = ("rank_agreement", "jensen_shannon", "top_stability", "spread")
+
+
+def check_names(names: Iterable[str], known: Sequence[str], argument: str = "statistics") -> None:
+    """Refuses the name of a statistic that nobody computes.
+
+    Raises:
+        InputError: names the first unknown one and lists those that would do.
+    """
+    for name in names:
+        if name not in known:
+            raise InputError(argument, name, f"unknown statistic; choose from {', '.join(known)}")
+
+
+def attention_table(
+    predicted: Prediction,
+    bags: Bags,
+    key: Key[Array, ""],
+    statistics: Sequence[str] = STATISTICS,
+    level: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Mean of each attention statistic with its bootstrap interval over bags, by groups of bags.
+
+    The groups are positive and negative bags, and bags that are classified right and wrong. A row holds the group,
+    the statistic, the number of bags that define it, mean, low and high; these are NaN where no bag does.
+
+    Args:
+        predicted: of a member or of an ensemble, probability [B, C] and attention [B, K].
+        bags: the bags predicted.
+        key: draws the resamples of the bags.
+        statistics: which of `STATISTICS`.
+        level: probability that the interval is to cover.
+
+    Raises:
+        InputError: an unknown statistic, or a level that is not between 0 and 1.
+    """
+    check_names(statistics, STATISTICS)
+    stats = _stats_of_bags(jnp.asarray(predicted.attention), bags.mask, bags.instance_label)
+    values, known = flatten(stats), flatten(defined_where(stats))
+    groups = bag_groups(predicted, bags)
+    return _table({name: (values[name], known[name]) for name in statistics}, groups, key, level)
+
+
+def agreement_table(
+    predicted: Prediction, bags: Bags, key: Key[Array, ""], level: float = 0.95
+) -> list[dict[str, Any]]:
+    """How much S members agree on the weights of a bag: means with bootstrap intervals over bags, by groups of bags.
+
+    Rows and groups as in `attention_table`, right and wrong being the ensemble's. The statistics are those of
+    `MemberAgreement` that are one number per bag, and `spread`, the mean over instances of the standard deviation of
+    their weight over members.
+
+    Args:
+        predicted: probability [S, B, C] and attention [S, B, K].
+        bags: the bags predicted, shared by the members.
+        key: draws the resamples of the bags.
+        level: probability that the interval is to cover.
+    """
+    agreement = _agreement_of_bags(jnp.moveaxis(jnp.asarray(predicted.attention), 0, 1), bags.mask)
+    size = jnp.maximum(bags.mask.sum(axis=1), 1)
+    values = {name: getattr(agreement, name) for name in AGREEMENTS[:-1]}
+    values["spread"] = jnp.sum(agreement.std, axis=1, where=bags.mask) / size
+    whole = jax.tree.map(lambda leaf: np.asarray(leaf).mean(axis=0), predicted)
+    every = np.ones(len(bags.label), bool)
+    return _table({name: (value, every) for name, value in values.items()}, bag_groups(whole, bags), key, level)
+
+
+def bag_groups(predicted: Prediction, bags: Bags) -> dict[str, np.ndarray]:
+    """Which bags [B] are positive, negative, classified right and classified wrong."""
+    label = np.asarray(bags.label)
+    right = np.asarray(predicted.probability).argmax(axis=-1) == label
+    return {"positive": label > 0, "negative": label == 0, "correct": right, "wrong": ~right}
+
+
+def _table(
+    statistics: Mapping[str, tuple[Any, Any]], groups: Mapping[str, np.ndarray], key: Array, level: float
+) -> list[dict[str, Any]]:
+    names = [(group, name) for group in groups for name in statistics]
+    values = np.stack([np.asarray(statistics[name][0], np.float32) for _, name in names])
+    where = np.stack([groups[group] & np.asarray(statistics[name][1]) for group, name in names])
+    means = _mean_intervals(values, where, key, level=level)
+    return [
+        {"bags": group, "statistic": name, "count": int(counted.sum()), "mean": mean, "low": low, "high": high}
+        for (group, name), counted, mean, low, high in zip(names, where, *np.asarray(means).tolist(), strict=True)
+    ]
+
+
+_stats_of_bags = jax.jit(jax.vmap(attention_stats))
+_agreement_of_bags = jax.jit(lambda attention, mask: jax.lax.map(lambda bag: member_agreement(*bag), (attention, mask)))
+_mean_intervals = jax.jit(mean_intervals, static_argnames=("level", "resamples"))
 
 
 def flatten(record: Any, prefix: str = "") -> dict[str, Any]:

@@ -305,6 +305,35 @@ def bootstrap_interval(
     return low, high
 
 
+def mean_intervals(
+    values: Float[Array, "R B"],
+    where: Bool[Array, "R B"],
+    key: PRNGKeyArray,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[Float[Array, " R"], Float[Array, " R"], Float[Array, " R"]]:
+    """Compute mean and bootstrap interval of several statistics, one after the other: (mean, low, high).
+
+    NaN without a value. All use the same resamples, so that equal values get equal intervals.
+
+    Args:
+        values: R statistics of B bags or members ``[R, B]``.
+        where: the values to count ``[R, B]``; what the others hold does not matter.
+        key: draws the resamples.
+        level: as `bootstrap_interval`.
+        resamples: as `bootstrap_interval`.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
+    """
+
+    def one(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        held, counted = row
+        return _mean(held, counted), *bootstrap_interval(held, key, level, resamples, counted)
+
+    return jax.lax.map(one, (values, where))
+
+
 def roc_curve(
     score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:

@@ -217,7 +217,7 @@ def bags_figure(
     _check_bags(instances, titles, limit)
     images = _grey_or_rgb(instances, mask)
     weights, spreads, marks = (None if given is None else np.asarray(given) for given in (attention, spread, positive))
-    top = _top_of_weights(weights, mask)
+    top = weight_scale(weights, mask)
     cards = [
         _card(
             title,
@@ -262,7 +262,7 @@ def _grey_or_rgb(instances: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.clip((instances.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
 
 
-def _top_of_weights(attention: np.ndarray | None, mask: np.ndarray) -> float:
+def weight_scale(attention: np.ndarray | None, mask: np.ndarray) -> float:
     """The weight at the end of the colour scale: 1, or less where all weights are small."""
     heaviest = 1.0 if attention is None else attention[mask].max(initial=0.0)
     return next((top for top in (0.02, 0.05, 0.1, 0.2, 0.5) if heaviest <= top), 1.0)
@@ -370,7 +370,7 @@ def _draw_tile(axes: Axes, tile: _Tile, left: float, top: float, height: float) 
     right, bottom, centre = left + TILE, top + height, left + TILE / 2
     box = (left, right, bottom, top)
     axes.imshow(tile.image, extent=box, cmap="gray", vmin=0, vmax=1, aspect="auto", zorder=1)
-    colour, width = _frame(tile.strength)
+    colour, width = weight_frame(tile.strength)
     frame = Rectangle((left, top), TILE, height, fill=False, edgecolor=colour, linewidth=width)
     frame.set(joinstyle="round", clip_on=False, zorder=2)
     axes.add_patch(frame)
@@ -381,7 +381,7 @@ def _draw_tile(axes: Axes, tile: _Tile, left: float, top: float, height: float) 
         axes.plot(centre, bottom + 0.085, clip_on=False, **MARK)
 
 
-def _frame(strength: float | None) -> tuple[str, float]:
+def weight_frame(strength: float | None) -> tuple[str, float]:
     """Colour and width (points) of a frame."""
     if strength is None:
         return GREY, 0.8
@@ -393,7 +393,7 @@ def _draw_key(figure: Figure, top: float | None, has_marks: bool) -> None:
     handles: list[Patch | Line2D] = []
     if top is not None:
         for strength in (0.0, 0.5, 1.0):
-            colour, width = _frame(strength)
+            colour, width = weight_frame(strength)
             label = f"weight {strength * top:g}" if strength == 0 else f"{strength * top:g}"
             handles.append(Patch(facecolor="none", edgecolor=colour, linewidth=width, label=label))
     if has_marks:
@@ -982,6 +982,90 @@ def lines_with_band(
         _log_x(axes, x)
     _series_legend(figure, axes)
     return figure
+
+
+@_styled
+def panels_with_band(
+    x: Num[Values, " X"],
+    panels: Mapping[str, Mapping[str, tuple[Num[Values, " X"], Num[Values, " X"], Num[Values, " X"]]]],
+    x_label: str,
+    log_x: bool = False,
+) -> Figure:
+    """`lines_with_band` for several quantities of the same things, a panel each, under one legend.
+
+    Args:
+        x: [X].
+        panels: the y label, with units, to its series; a series is a name to (middle, low, high), [X] each. A name
+            has one look in all panels.
+        x_label: with units.
+        log_x: whether x is on a logarithmic scale, with a tick for each value if they are few.
+
+    Raises:
+        InputError: there is no panel.
+    """
+    figure, grid = _panel_grid(panels)
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    for (y_label, series), axes in zip(panels.items(), grid, strict=True):
+        axes.set(xlabel=x_label, ylabel=y_label)
+        for name, (middle, low, high) in series.items():
+            look = _series_look(names.index(name))
+            axes.plot(np.asarray(x), np.asarray(middle), **look)
+            shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
+            axes.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), **shade)
+        if log_x:
+            _log_x(axes, np.asarray(x))
+    if len(names) > 1:
+        handles = [Line2D([], [], **_series_look(number), label=name) for number, name in enumerate(names)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 5))
+    return figure
+
+
+@_styled
+def seeds_by_group(
+    panels: Mapping[str, Mapping[str, tuple[Float[Values, " S"], float, float]]], join: bool = False
+) -> Figure:
+    """What each seed scored in each group, and the mean with its interval, a panel for each score.
+
+    Args:
+        panels: the score, which becomes the y label, to its groups; a group is a name to the values of its seeds [S]
+            and the ends of the interval of their mean. Values that are not finite are left out.
+        join: whether a thin line joins the values of the same seed, which stand at the same place in all groups.
+
+    Raises:
+        InputError: there is no panel.
+    """
+    figure, grid = _panel_grid(panels)
+    for (y_label, groups), axes in zip(panels.items(), grid, strict=True):
+        columns = [np.asarray(values, np.float64) for values, _, _ in groups.values()]
+        if join:
+            axes.plot(np.arange(len(columns)), np.stack(columns), color=LIGHT_GREY, linewidth=0.7, zorder=1)
+        for place, (values, (_, low, high)) in enumerate(zip(columns, groups.values(), strict=True)):
+            # Spread over a narrow strip in a fixed order: the same input gives the same pixels.
+            strip = place + (0 if join else 0.3) * (np.arange(len(values)) / max(len(values) - 1, 1) - 0.5)
+            axes.plot(strip, values, "o", color=MEMBER, alpha=0.6, markersize=3, markeredgewidth=0, zorder=2)
+            held = values[np.isfinite(values)]
+            mean = held.mean() if held.size else np.nan
+            axes.vlines(place, low, high, color=BLUE, linewidth=2.2, zorder=3)
+            axes.plot(place, mean, "D", color=BLUE, markersize=5, markeredgecolor="white", zorder=4)
+        axes.set(ylabel=y_label, xlim=(-0.5, len(columns) - 0.5))
+        axes.set_xticks(np.arange(len(columns)), [textwrap.fill(name, 14) for name in groups])
+    dot = Line2D([], [], linestyle="none", marker="o", color=MEMBER, markersize=4, label="one seed")
+    mark = Line2D([], [], color=BLUE, marker="D", markeredgecolor="white", label="mean with its 95 % interval")
+    figure.legend(handles=[dot, mark], loc="outside upper center", ncols=2)
+    return figure
+
+
+def _panel_grid(panels: Mapping[str, Any]) -> tuple[Figure, list[Axes]]:
+    """A figure with an axes for each panel, at most three side by side."""
+    if not panels:
+        raise InputError("panels", dict(panels), "give at least one")
+    columns = min(3, len(panels)) if len(panels) != 4 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(0.6 + 3.1 * columns, 0.5 + 2.6 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    return figure, grid[: len(panels)]
 
 
 @_styled

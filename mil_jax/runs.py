@@ -3,9 +3,13 @@
 ```
 config.json      every option, the versions, the device, the data's name and hash
 metrics.jsonl    a line per member and epoch
+metrics.csv      the same as a table
 summary.json     the results
+members.csv      the results of each member as a table
 attention.npz    attention weights, rows, labels of the test bags, per member
 figures/*.png
+report.html      all of it on one page
+tensorboard/     where asked for: event files for TensorBoard
 checkpoint/      the members' best parameters (Orbax)
 progress/        the members between epochs, to resume a run that was killed (Orbax); the last few
 log.txt          when the run started, stopped, went on, and what was odd
@@ -24,6 +28,8 @@ import os
 import platform
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +65,25 @@ class Run:
     params: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """What a run that has come to its end left, but for the parameters.
+
+    Attributes:
+        path: its folder.
+        config: what `config.json` holds.
+        summary: what `summary.json` holds.
+        log: the lines of `metrics.jsonl`.
+        arrays: what `attention.npz` holds.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    log: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+
+
 class RunFolder:
     """Writes one run; made by `open_run`. Of several processes, the first one writes, and all write checkpoints."""
 
@@ -83,6 +108,24 @@ class RunFolder:
         """Writes a JSON file; NaN and infinities become null."""
         text = json.dumps(jsonable(content), indent=2) + "\n"
         self._put(name, lambda path: path.write_text(text))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file as UTF-8."""
+        self._put(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Writes a file of any kind; folders in its name are made."""
+        self._put(name, lambda path: path.write_bytes(content))
+
+    def write_tables(self, summary: Mapping[str, Any]) -> None:
+        """Writes `metrics.csv`, a row per member and epoch as in `metrics.jsonl`, and `members.csv`, one per member."""
+        if self.writes:
+            self.write_csv("metrics.csv", _read_log(self.path))
+        joined = [
+            {name: "; ".join(value) if isinstance(value, list) else value for name, value in row.items()}
+            for row in summary["members"]
+        ]
+        self.write_csv("members.csv", joined)
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows as a table, one line each, under the names of the first row."""
@@ -186,7 +229,7 @@ class RunFolder:
         target = self.path / name
         partial = target.with_name(f".{target.name}.partial")
         with self._guarded(name):
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 write(partial)
                 partial.replace(target)
@@ -345,7 +388,7 @@ def saved_options(path: Path) -> dict[str, Any]:
     if not (path / "config.json").exists():
         return {}
     config = read_config(path, "resume")
-    return config["options"] | config["paths"]
+    return config["options"] | config["paths"] | config.get("output", {})
 
 
 def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
@@ -371,6 +414,31 @@ def load_run(path: Path | str) -> Run:
     config = read_config(path)
     summary = _read_json(path, "summary.json") if (path / "summary.json").exists() else None
     return Run(path, config, summary, load_params(path / "checkpoint"))
+
+
+def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
+    """Reads what a run left that has come to its end; touches nothing.
+
+    Raises:
+        InputError: no run there, one of a newer format, one that has not come to its end, or a damaged file.
+    """
+    path = Path(path)
+    config = read_config(path, argument)
+    if not (path / "summary.json").exists():
+        remedy = "this run has not come to its end, so it has no results yet: go on with it by --resume"
+        raise InputError(argument, str(path), remedy)
+    summary = _read_json(path, "summary.json", argument)
+    try:
+        with np.load(path / "attention.npz") as file:
+            arrays = dict(file)
+        return FinishedRun(path, config, summary, _read_log(path), arrays)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        remedy = f"this run is not complete: one of its files is missing or damaged ({error})"
+        raise InputError(argument, str(path), remedy) from None
+
+
+def _read_log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def load_params(path: Path) -> Any:

@@ -11,15 +11,21 @@ from conftest import assert_close, draw_bags
 from sklearn import metrics as sk
 
 from mil_jax.bags import Bags
+from mil_jax.ensemble import Placement, fit_ensemble, member_keys, predict_ensemble
+from mil_jax.errors import InputError
 from mil_jax.evaluation import (
+    STATISTICS,
     Evaluation,
+    agreement_table,
+    attention_table,
     evaluate,
     evaluate_members,
     flatten,
     mean_and_spread,
     warnings_of,
 )
-from mil_jax.model import Prediction
+from mil_jax.model import MIL, Prediction
+from mil_jax.training import FitConfig, Hyper
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +135,74 @@ def test_mean_and_spread_of_one_value_or_of_none() -> None:
     assert mean == 4 and math.isnan(spread)
     assert all(math.isnan(value) for value in mean_and_spread(np.array([np.nan])))
     assert all(math.isnan(value) for value in mean_and_spread(np.array([])))
+
+
+# ---- per bag, then mean with interval ----
+
+
+def test_attention_by_groups_of_bags(predicted: Prediction, judged: Evaluation, bags: Bags) -> None:
+    one = member(predicted, 0)
+    rows = {(row["bags"], row["statistic"]): row for row in attention_table(one, bags, jax.random.key(0))}
+    assert len(rows) == 4 * len(STATISTICS)
+    label, right = np.asarray(bags.label), np.asarray(one.probability).argmax(axis=1) == np.asarray(bags.label)
+    entropy = np.array([-(w * np.log(w)).sum() for w in np.asarray(one.attention, np.float64)])
+    groups = {"positive": label == 1, "negative": label == 0, "correct": right, "wrong": ~right}
+    for group, chosen in groups.items():
+        row = rows[group, "entropy"]
+        assert row["count"] == chosen.sum() > 0
+        assert row["mean"] == pytest.approx(entropy[chosen].mean(), rel=1e-5)
+        assert row["low"] < row["mean"] < row["high"]
+    # An interval covers about what the normal distribution says: twice 1.96 standard errors.
+    row, chosen = rows["negative", "entropy"], entropy[label == 0]
+    width = 2 * 1.96 * chosen.std(ddof=1) / math.sqrt(len(chosen))
+    assert row["high"] - row["low"] == pytest.approx(width, rel=0.2)
+    for name in ("hit_at_1", "positive_mass", "instance_auc"):
+        assert rows["positive", name]["mean"] == pytest.approx(float(getattr(judged.positive, name)[0]), rel=1e-5)
+        assert rows["negative", name]["count"] == 0 and math.isnan(rows["negative", name]["mean"])
+
+
+def test_only_the_statistics_asked_for_and_no_unknown_one(predicted: Prediction, bags: Bags) -> None:
+    rows = attention_table(member(predicted, 0), bags, jax.random.key(0), ("gini",))
+    assert [row["statistic"] for row in rows] == ["gini"] * 4
+    with pytest.raises(InputError, match=r"statistics = 'ginny': unknown statistic; choose from entropy, .*gini"):
+        attention_table(member(predicted, 0), bags, jax.random.key(0), ("gini", "ginny"))
+
+
+def test_agreement_by_groups_of_bags(predicted: Prediction, bags: Bags) -> None:
+    same = jax.tree.map(lambda leaf: leaf[jnp.array([0, 0, 0])], predicted)
+    for rows, agrees in ((agreement_table(same, bags, jax.random.key(0)), True),
+                         (agreement_table(predicted, bags, jax.random.key(0)), False)):  # fmt: skip
+        found = {row["statistic"]: row for row in rows if row["bags"] == "negative"}
+        assert set(found) == {"rank_agreement", "jensen_shannon", "top_stability", "spread"}
+        assert (found["rank_agreement"]["mean"] > 0.999) == agrees
+        assert (found["top_stability"]["mean"] > 0.999) == agrees
+        assert (found["jensen_shannon"]["mean"] < 1e-5) == agrees
+        assert (found["spread"]["mean"] < 1e-5) == agrees
+
+
+# ---- the detector, on trained members ----
+
+
+def test_the_detector_fires_on_a_member_that_l2_has_flattened_and_not_on_a_healthy_one(
+    concat_model: MIL, train_bags: Bags, val_bags: Bags
+) -> None:
+    """Both trained alike, from the same initial parameters, but for a far too large L2."""
+    keys = member_keys(jax.random.key(0), 1)[jnp.array([0, 0])]
+    hyper = Hyper(jnp.float32(0.02), jnp.array([0.001, 100.0]), jnp.ones(2))
+    trained = fit_ensemble(
+        concat_model, keys, train_bags, val_bags, FitConfig(30, 5, 30), hyper, Placement(1, 1)
+    )  # fmt: skip
+    predicted = predict_ensemble(concat_model, trained.params, val_bags, Placement(1, 1))
+    healthy, flattened = warnings_of(predicted, val_bags)
+    assert healthy == []
+    assert len(flattened) == 1 and "uniform" in flattened[0] and "L2" in flattened[0]
+    assert evaluate(member(predicted, 0), val_bags).positive.hit_at_1 > 0.7
+
+
+def test_warnings_of_members_with_own_bags(predicted: Prediction, bags: Bags) -> None:
+    own = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), Bags(*(getattr(bags, f) for f in FIELDS)))
+    own = Bags(bags.pool, own.rows, own.mask, own.label, own.instance_label)
+    assert warnings_of(predicted, own) == warnings_of(predicted, bags)
+
+
+FIELDS = ("pool", "rows", "mask", "label", "instance_label")

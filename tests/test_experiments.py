@@ -4,6 +4,7 @@ One run in this process and one as a command are compared file by file; what is 
 """
 
 import contextlib
+import csv
 import dataclasses
 import importlib
 import io
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from mil_jax.cli import Compute
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 mnist_bags: Any = importlib.import_module("mnist_bags")
+report_command: Any = importlib.import_module("report")
 
 # As many bags in each set, so that one program judges them all.
 MEMBERS, EPOCHS, BAGS, BAG_SIZE = 2, 10, 40, 3
@@ -40,7 +43,7 @@ SMALL = mnist_bags.Config(
 
 FIGURES = {
     "attention_statistics", "bags_after_training", "bags_before_training", "confusion_matrix", "learning_curves",
-    "precision_recall_curve", "roc_curve",
+    "precision_recall_curve", "reliability", "reliability_of_members", "roc_curve",
 }  # fmt: skip
 
 # What the issue asks of `summary.json`, at least.
@@ -151,14 +154,16 @@ def run_here(config: Any) -> Ended:
     return Ended(path, printed.getvalue())
 
 
-def command_here(*options: str) -> tuple[int, list[str]]:
+def command_here(*options: str, module: Any = mnist_bags) -> tuple[int, list[str]]:
     """Runs the command in this process: (exit status, the lines that it printed on stdout and stderr)."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
-        patch.setattr(sys, "argv", ["mnist_bags.py", *options])
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *options])
         try:
             with contextlib.redirect_stdout(printed):
-                cli.command(mnist_bags.Config, mnist_bags.main, mnist_bags.__doc__, runs.saved_options)
+                cli.command(
+                    module.Config, module.main, module.__doc__, runs.saved_options if module is mnist_bags else None
+                )
             status = 0
         except SystemExit as stop:
             status = stop.code
@@ -186,14 +191,15 @@ def commanded(here: Ended, cache: Path, tmp_path_factory: pytest.TempPathFactory
 
 def test_the_folder(here: Ended) -> None:
     assert {path.name for path in here.path.iterdir()} == {
-        "config.json", "metrics.jsonl", "summary.json", "attention.npz", "log.txt", ".lock", "figures", "checkpoint"
+        "config.json", "metrics.jsonl", "metrics.csv", "summary.json", "members.csv", "attention.npz", "report.html",
+        "log.txt", ".lock", "figures", "checkpoint",
     }  # fmt: skip
     assert {path.name for path in (here.path / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
 
 
 def test_the_config_says_everything(here: Ended) -> None:
     config = here.read("config.json")
-    decide_nothing = ("compute", "out", "data_dir", "manual_dir")
+    decide_nothing = ("compute", "out", "data_dir", "manual_dir", "report", "tensorboard")
     options = {k: v for k, v in dataclasses.asdict(SMALL).items() if k not in decide_nothing}
     assert config["options"] == options
     assert config["paths"] == {"data_dir": None, "manual_dir": None}
@@ -239,6 +245,21 @@ def test_the_numbers_agree_with_one_another(here: Ended) -> None:
     assert summary["ensemble"]["test_accuracy"] == pytest.approx(together.mean(), rel=1e-6)
     mean = np.mean([row["test_loss"] for row in summary["members"]])
     assert summary["mean"]["test_loss"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_the_details_agree_with_the_rest(here: Ended) -> None:
+    """By groups of bags and by sizes of ensembles, the same numbers come out as by other ways."""
+    summary = here.read("summary.json")
+    details, whole = summary["test_details"], summary["ensemble"]
+    of_positive = {row["statistic"]: row for row in details["attention"] if row["bags"] == "positive"}
+    for name in ("entropy", "hit_at_1", "instance_auc"):
+        row = of_positive[name]
+        assert row["mean"] == pytest.approx(whole[f"positive_bags_{name}"], rel=1e-5)
+        assert row["low"] <= row["mean"] <= row["high"] and row["count"] == here.arrays["label"].sum()
+    gains = {(row["size"], row["score"]): row["mean"] for row in details["ensemble_size"]}
+    assert gains[MEMBERS, "bags_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
+    assert {row["statistic"] for row in details["agreement"]} >= {"rank_agreement", "jensen_shannon", "top_stability"}
+    assert 0 <= details["disagreement"]["votes"] <= 0.5
 
 
 def test_the_log_has_a_line_for_each_member_and_epoch(here: Ended) -> None:
@@ -308,13 +329,83 @@ def test_it_says_what_it_does(commanded: Ended) -> None:
     assert commanded.printed.endswith(f"run folder: {commanded.path}\n")
 
 
+def test_the_tables(here: Ended) -> None:
+    """The log and the members as CSV say what the JSON says."""
+    with (here.path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    as_text = lambda value: "" if value is None else str(value)  # noqa: E731
+    assert rows == [{name: as_text(value) for name, value in line.items()} for line in here.lines]
+    with (here.path / "members.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, member in zip(rows, here.results["members"], strict=True):
+        assert row["warnings"] == "; ".join(member.pop("warnings"))
+        assert {name: row[name] for name in member} == {name: as_text(value) for name, value in member.items()}
+
+
+def test_the_report(here: Ended) -> None:
+    page = (here.path / "report.html").read_text()
+    assert page.count("<article ") == BAGS and page.count("<i ") == BAGS * BAG_SIZE
+    assert page.count("data:image/png") == len(FIGURES) + 1
+    assert page.count('wrong" id=') == round(BAGS * (1 - here.results["ensemble"]["test_accuracy"]))
+    assert f"{MEMBERS} members, bags of {BAG_SIZE} of mnist-sample, seed 0" in page
+
+
+def test_a_report_is_made_again(here: Ended, tmp_path: Path) -> None:
+    """The same page, from the run folder and the data set alone; with event files where asked for."""
+    copy = shutil.copytree(here.path, tmp_path / here.path.name)
+    (copy / "report.html").unlink()
+    status, lines = command_here(str(copy), "--tensorboard", module=report_command)
+    assert (status, lines) == (0, [f"report: {copy / 'report.html'}"])
+    assert (copy / "report.html").read_bytes() == (here.path / "report.html").read_bytes()
+    assert {path.name for path in (copy / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
+
+
+@pytest.mark.parametrize(
+    ("harm", "line"),
+    [
+        (lambda path: (path / "summary.json").unlink(), "this run has not come to its end"),
+        (lambda path: (path / "attention.npz").unlink(), "this run is not complete"),
+        (lambda path: change_config(path, format=99), "it was written by a newer mil_jax"),
+        (lambda path: change_config(path, experiment="sweep"), "it was made by sweep"),
+    ],
+)
+def test_no_report_of_a_run_that_cannot_be_read(harm: Any, line: str, here: Ended, tmp_path: Path) -> None:
+    """One line, and the report that there was stays as it was."""
+    copy = shutil.copytree(here.path, tmp_path / "run")
+    harm(copy)
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    status, lines = command_here(str(copy), module=report_command)
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"error: run folder {copy}: {line}")
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+
+
+def test_no_report_with_other_data(here: Ended, tmp_path: Path) -> None:
+    copy = shutil.copytree(here.path, tmp_path / "run")
+    change_config(copy, data={"name": "mnist-sample", "content_hash": "0"})
+    status, lines = command_here(str(copy), module=report_command)
+    assert (status, len(lines)) == (2, 1)
+    assert "these are not the data of the run" in lines[0]
+
+
+def change_config(path: Path, **changes: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+
+
 # ---- that it repeats ----
 
 
 def test_the_same_seed_gives_the_same_bytes(here: Ended, commanded: Ended) -> None:
     """In another process, too."""
     assert commanded.results == here.results
-    same = ["metrics.jsonl", "attention.npz", *(f"figures/{name}.png" for name in FIGURES)]
+    same = [
+        "metrics.jsonl",
+        "metrics.csv",
+        "members.csv",
+        "attention.npz",
+        *(f"figures/{name}.png" for name in FIGURES),
+    ]
     differ = [name for name in same if (here.path / name).read_bytes() != (commanded.path / name).read_bytes()]
     assert differ == []
     one, other = (runs.load_run(run.path).params for run in (here, commanded))
@@ -327,7 +418,7 @@ def test_a_member_does_not_depend_on_the_number_of_members(here: Ended, tmp_path
     assert alone.lines == [line for line in here.lines if line["member"] == 0]
     np.testing.assert_array_equal(alone.arrays["attention"][0], here.arrays["attention"][0])
     drawn = {path.stem for path in (alone.path / "figures").iterdir()}
-    assert drawn == FIGURES - {"bags_before_training", "bags_after_training"}
+    assert drawn == FIGURES - {"bags_before_training", "bags_after_training", "reliability_of_members"}
     assert "member 0" in alone.printed and "ensemble" not in alone.printed
 
 
@@ -404,7 +495,7 @@ def test_a_second_run_in_the_folder_is_refused(stopped: Stopped) -> None:
 def test_resumed_it_ends_as_if_it_had_not_been_stopped(stopped: Stopped, here: Ended) -> None:
     assert stopped.ended.log == here.log
     assert stopped.ended.results == here.results
-    for name in ("attention.npz", *(f"figures/{name}.png" for name in FIGURES)):
+    for name in ("metrics.csv", "members.csv", "attention.npz", *(f"figures/{name}.png" for name in FIGURES)):
         assert (stopped.ended.path / name).read_bytes() == (here.path / name).read_bytes(), name
     assert not (stopped.ended.path / "progress").exists()
     notes = [line.split("  ", 1)[1] for line in (stopped.ended.path / "log.txt").read_text().splitlines()]
@@ -532,11 +623,26 @@ def in_short(tmp_path: Path, **choices: Any) -> Ended:
 
 
 def test_every_choice_at_once(tmp_path: Path) -> None:
-    """The other head, no gate, no class weights, draws of bags that differ by member, batches of several bags."""
+    """The other head, no gate, no class weights, draws of bags that differ by member, batches of several bags.
+
+    And event files, and no report.
+    """
     ended = in_short(
-        tmp_path, head="sum", pooling="attention", class_weights=False, batch_size=7, vary="bags", positive_class=9
+        tmp_path, head="sum", pooling="attention", class_weights=False, batch_size=7, vary="bags", positive_class=9,
+        tensorboard=True, report=False,
     )  # fmt: skip
     one, other = ended.results["members"]
     assert one["train_loss"] != other["train_loss"]
     assert one["parameters"] == 784 * 128 + 128 + 128 * 64 + 64 + 64 * 8 + 8 + 64 * 2 + 2
     assert np.isfinite([one["test_loss"], other["test_loss"]]).all()
+    assert {path.name for path in (ended.path / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
+    assert not (ended.path / "report.html").exists()
+    assert runs.saved_options(ended.path)["tensorboard"] and not runs.saved_options(ended.path)["report"]
+
+
+def test_tensorboard_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    status, lines = command_here(*options_of(SMALL, out=tmp_path / "run"), "--tensorboard")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: --tensorboard True: ") and "mil_jax[tensorboard]" in lines[0]
+    assert not any(tmp_path.iterdir())

@@ -29,9 +29,12 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "ensemble": ("training", "model", "bags", "errors"),
     "protocols": ("bags", "metrics", "errors"),
     "evaluation": ("model", "bags", "metrics", "attention", "errors"),
+    "committee": ("evaluation", "model", "bags", "metrics", "errors"),
     "runs": ("errors",),
     "plots": ("errors",),
     "cli": ("errors",),
+    "tensorboard_log": ("runs", "errors"),
+    "report": ("attention", "plots", "runs", "errors"),  # a folder
     "recording": (
         "bags",
         "model",
@@ -55,6 +58,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "orbax": ("runs",),
     "matplotlib": ("plots",),
     "tyro": ("cli",),
+    "tensorboard": ("tensorboard_log",),
     "rich": ("cli",),
 }
 

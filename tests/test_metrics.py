@@ -247,6 +247,40 @@ def test_bootstrap_interval_of_equal_values_is_a_point_and_of_none_is_nan():
     assert np.isnan(INTERVAL(sevens, key, resamples=200, where=~every)).all()
 
 
+def test_intervals_of_several_statistics_are_those_of_each():
+    rng = np.random.default_rng(4)
+    values, where = rng.normal(size=(3, 20)).astype(np.float32), rng.random((3, 20)) < 0.7
+    where[2] = False
+    values[~where] = np.nan
+    mean, low, high = jax.jit(metrics.mean_intervals, static_argnames="resamples")(
+        jnp.asarray(values), jnp.asarray(where), jax.random.key(1), resamples=200
+    )
+    for i in (0, 1):
+        counted = values[i][where[i]]
+        alone = INTERVAL(jnp.asarray(values[i]), jax.random.key(1), resamples=200, where=jnp.asarray(where[i]))
+        np.testing.assert_allclose((low[i], high[i]), alone, rtol=1e-6)
+        assert float(mean[i]) == pytest.approx(counted.mean(), rel=1e-5) and low[i] < mean[i] < high[i]
+    assert np.isnan([mean[2], low[2], high[2]]).all()
+
+
+def test_probabilities_and_calibration_equal_references_on_random_masked_cases():
+    """200 cases: negative log-likelihood, Brier score and calibration error to 1e-6 of scikit-learn and of a loop."""
+    rng = np.random.default_rng(9)
+    probability, label = random_probabilities(9, CASES * BAGS, 2)
+    probability = probability.reshape(CASES, BAGS, 2).astype(np.float64)
+    probability /= probability.sum(axis=-1, keepdims=True)
+    label, where = label.reshape(CASES, BAGS), rng.random((CASES, BAGS)) < 0.7
+    label[:, :2], where[:, :2] = [0, 1], True
+    with jax.enable_x64(True):
+        got = jax.jit(jax.vmap(metrics.bag_metrics))(*map(jnp.asarray, (probability, label, where)))
+        got = jax.device_get(got)
+    for i in range(CASES):
+        p, y = probability[i][where[i]], label[i][where[i]]
+        np.testing.assert_allclose(got.loss[i], sk.log_loss(y, p, labels=[0, 1]), atol=1e-6)
+        np.testing.assert_allclose(got.brier[i], 2 * sk.brier_score_loss(y, p[:, 1]), atol=1e-6)
+        np.testing.assert_allclose(got.calibration_error[i], reference_calibration_error(p, y, 15), atol=1e-6)
+
+
 def test_curves_equal_scikit_learn():
     for score, label, _ in zip(*random_scores(5), strict=True):
         rates = metrics.roc_curve(score, label)

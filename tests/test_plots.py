@@ -491,6 +491,31 @@ def test_loglog_lines_leave_out_what_has_no_logarithm():
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [100, np.nan, np.nan, np.nan, 10])
 
 
+def test_panels_share_one_legend_and_one_look_per_name():
+    x, y = np.array([1, 10]), np.array([0.5, 0.6])
+    two, one = {"a": (y, y - 0.1, y + 0.1), "b": (y, y, y)}, {"b": (y / 2, y / 4, y)}
+    figure = plots.panels_with_band(x, {"AUC": two, "hit@1": one}, "members", log_x=True)
+    first, second = figure.axes
+    assert legend_texts(figure) == ["a", "b"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["AUC", "hit@1"]
+    assert to_hex(first.lines[1].get_color()) == to_hex(second.lines[0].get_color())
+    np.testing.assert_array_equal(second.lines[0].get_ydata(), y / 2)
+    assert not plots.panels_with_band(x, {"AUC": one}, "members").legends
+    with pytest.raises(InputError):
+        plots.panels_with_band(x, {}, "members")
+
+
+def test_seeds_by_group_show_each_seed_and_the_mean_of_the_defined_ones():
+    groups = {"gated": (np.array([0.2, 0.4, np.nan]), 0.2, 0.4), "plain": (np.array([0.5, 0.7, 0.6]), 0.55, 0.65)}
+    (axes,) = plots.seeds_by_group({"AUC": groups}).axes
+    means = [np.asarray(line.get_ydata()) for line in axes.lines if line.get_marker() == "D"]
+    np.testing.assert_allclose(np.concatenate(means), [0.3, 0.6])
+    joined = plots.seeds_by_group({"AUC": groups}, join=True)
+    assert len(joined.axes[0].lines) == len(axes.lines) + 3  # one for each seed
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["gated", "plain"]
+    assert png(plots.seeds_by_group({"AUC": {"none": (np.full(2, np.nan), np.nan, np.nan)}}))
+
+
 # --- All figures --------------------------------------------------------------------------------
 
 CURVE = (np.array([0, 0.1, 1.0]), np.array([0, 0.9, 1.0]))
@@ -509,6 +534,8 @@ EVERY_FIGURE = {
     "histogram": lambda: plots.attention_histogram(BINS, BINS / 2),
     "band": lambda: plots.lines_with_band(BINS, {"a": (BINS, BINS / 2, BINS * 2)}, "x", "y"),
     "loglog": lambda: plots.loglog_lines(BINS, {"a": BINS}, "x", "y"),
+    "panels": lambda: plots.panels_with_band(BINS, {"y": {"a": (BINS, BINS, BINS), "b": (BINS, BINS, BINS)}}, "x"),
+    "seeds": lambda: plots.seeds_by_group({"y": {"a": (BINS, 0.6, 0.9), "b": (BINS, 0.7, 0.8)}}, join=True),
 }
 
 

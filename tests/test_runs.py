@@ -149,6 +149,13 @@ def test_a_table_has_a_line_for_each_row(run: RunFolder) -> None:
     assert (run.path / "table.csv").read_text().splitlines() == ["rate,loss", "0.1,0.5", "1.0,"]
 
 
+def test_the_log_and_the_members_as_tables(run: RunFolder) -> None:
+    run.log([{"epoch": 1, "member": i, "loss": np.float32(0.5) if i else np.nan} for i in range(2)])
+    run.write_tables({"members": [{"seed": 0, "auc": 0.5, "warnings": ["One.", "Two."]}, {"seed": 1, "auc": None}]})
+    assert (run.path / "metrics.csv").read_text().splitlines() == ["epoch,member,loss", "1,0,", "1,1,0.5"]
+    assert (run.path / "members.csv").read_text().splitlines() == ["seed,auc,warnings", "0,0.5,One.; Two.", "1,,"]
+
+
 ARRAYS = hnp.arrays(
     st.sampled_from([np.float32, np.int32, np.bool_]),
     hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
@@ -542,3 +549,45 @@ def test_a_disk_that_is_really_full(second_process: tuple[list[str], Path]) -> N
         assert loaded is not None
         assert loaded[0] == 5 and logged(run) == [1, 5]
         assert_same_bits(loaded[1], progress_of(5))
+
+
+# ---- runs that have ended ----
+
+
+@pytest.fixture
+def ended(run: RunFolder) -> RunFolder:
+    run.log([{"epoch": 1, "member": 0, "loss": 0.5}])
+    run.write_arrays("attention.npz", label=np.random.default_rng(0).permutation(9000))
+    run.write_json("summary.json", {"members": []})
+    return run
+
+
+def test_what_a_run_left(ended: RunFolder) -> None:
+    finished = runs.load_finished(str(ended.path))
+    assert finished.config["options"]["seed"] == 0
+    assert (finished.log, finished.summary) == ([{"epoch": 1, "member": 0, "loss": 0.5}], {"members": []})
+    np.testing.assert_array_equal(np.sort(finished.arrays["label"]), np.arange(9000))
+
+
+@pytest.mark.parametrize(
+    ("harm", "remedy"),
+    [
+        (lambda path: (path / "config.json").unlink(), "no run here: config.json cannot be read"),
+        (newer_format, "written by a newer mil_jax; this one reads format 1"),
+        (lambda path: (path / "summary.json").unlink(), "has not come to its end.*--resume"),
+        (lambda path: (path / "summary.json").write_text("{"), "summary.json cannot be read"),
+        (lambda path: (path / "metrics.jsonl").unlink(), "is not complete: .*metrics.jsonl"),
+        (lambda path: (path / "metrics.jsonl").write_text('{"epoch": 1'), "is not complete"),
+        (lambda path: (path / "attention.npz").unlink(), "is not complete: .*attention.npz"),
+        (lambda path: (path / "attention.npz").write_bytes(b"PK"), "is not complete"),
+        (lambda path: (path / "attention.npz").write_bytes((path / "attention.npz").read_bytes()[:-9]), "not complete"),
+        (damage_array, "is not complete"),
+    ],
+)
+def test_what_a_run_did_not_leave(ended: RunFolder, harm: Any, remedy: str) -> None:
+    harm(ended.path)
+    before = {file: file.read_bytes() for file in ended.path.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match=remedy) as error:
+        runs.load_finished(ended.path, "run")
+    assert (error.value.argument, error.value.value) == ("run", str(ended.path))
+    assert {file: file.read_bytes() for file in ended.path.rglob("*") if file.is_file()} == before

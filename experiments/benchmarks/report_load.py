@@ -1,0 +1,102 @@
+"""How large is a report, and how fast does a browser open and sort it?
+
+Makes pages with a gallery of bags of MNIST digits, with weights drawn at random, and opens them in a headless Chromium.
+
+    python experiments/benchmarks/report_load.py
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import chromium
+import jax
+import numpy as np
+
+from mil_jax import bags, cli, datasets, report
+from mil_jax.errors import InputError
+
+COLUMNS = ("bags", "bag size", "MB", "made in s", "loaded in s", "drawn in s", "slowest in s", "sorted in s")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    bags: tuple[int, ...] = (1000, 5000)
+    """Bags on a page."""
+    bag_sizes: tuple[int, ...] = (3, 10)
+    """Instances per bag."""
+    members: int = 8
+    """Members whose weights are shown."""
+    rounds: int = 5
+    """How often each page is opened."""
+
+
+def main(config: Config) -> None:
+    """Makes the pages, opens them, and prints medians."""
+    command = chromium.find()
+    if command is None:
+        raise InputError("PATH", "chromium", "install it: apt-get install chromium")
+    for name in ("members", "rounds"):
+        if getattr(config, name) < 1:
+            raise InputError(name, getattr(config, name), "use at least 1")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, chromium.browser(command) as browser:
+        for count in config.bags:
+            for size in config.bag_sizes:
+                path = Path(folder) / f"{count}-{size}.html"
+                gallery = draw_gallery(count, size, config.members)
+                started = time.perf_counter()
+                path.write_text(report.render("Load", [gallery]), encoding="utf-8")
+                made = time.perf_counter() - started
+                rows.append([count, size, path.stat().st_size / 1e6, made, *measure(browser, path, config.rounds)])
+    cells = [[*row[:2], *(f"{value:.2f}" for value in row[2:])] for row in rows]
+    cli.print_table(
+        f"Reports of {config.members} members", COLUMNS, cells, "medians of rounds, and the slowest drawing"
+    )
+
+
+def draw_gallery(count: int, size: int, members: int) -> report.Gallery:
+    """Bags of digits with random weights and probabilities that mostly fit the labels."""
+    digits = datasets.load("mnist-sample").test
+    drawn = bags.sample_bags(
+        jax.random.key(0), digits.x, digits.label, bag_count=count, bag_size=size, positive_class=1
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    sharp = 1 + 8 * np.asarray(drawn.instance_label)
+    weight = rng.gamma(sharp, size=(members, *sharp.shape))
+    positive = 1 / (1 + np.exp(-rng.normal(6 * np.asarray(drawn.label) - 3, 1.5, (members, count))))
+    return report.Gallery(
+        "Bags", drawn.pool, drawn.rows, drawn.mask, drawn.label, drawn.instance_label,
+        attention=weight / weight.sum(axis=-1, keepdims=True),
+        probability=np.stack([1 - positive, positive], axis=-1),
+    )  # fmt: skip
+
+
+def measure(browser: chromium.Browser, path: Path, rounds: int) -> list[float]:
+    """Seconds to load, to draw (median and slowest), and to sort by a click."""
+    loaded, drawn, sorting = [], [], []
+    for _ in range(rounds):
+        page = chromium.Page(browser, path)
+        times = page.milliseconds()
+        loaded.append(times["load"] / 1000)
+        drawn.append(times["drawn"] / 1000)
+        sorting.append(seconds_to_sort(page))
+        page.close()
+    return [statistics.median(loaded), statistics.median(drawn), max(drawn), statistics.median(sorting)]
+
+
+def seconds_to_sort(page: chromium.Page) -> float:
+    """From a click until the sorted gallery is drawn."""
+    return page.value(
+        "new Promise(done => { const start = performance.now();"
+        " document.querySelector('[data-order=\"attention entropy\"]').click();"
+        " requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000))); })"
+    )
+
+
+if __name__ == "__main__":
+    cli.command(Config, main, __doc__)

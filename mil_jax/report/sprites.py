@@ -1,0 +1,111 @@
+"""Many small images as few large ones: a page with thousands of instances asks the browser to decode some sheets.
+
+Axes: N instances in the pool, M of them that are shown, K slots per bag.
+"""
+
+import base64
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+from PIL import Image
+
+SHEET_SIDE = 4096  # pixels; browsers hold larger images badly
+MOST_BYTES = 9_000_000  # of all sheets together, before base64 makes four of three
+
+
+class Sprites(NamedTuple):
+    """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown.
+
+    Attributes:
+        sheets: data URIs.
+        columns: images in a line, in every sheet.
+        lines: how many lines each sheet has.
+        width: of an image, in pixels as stored.
+        height: the same.
+        shrunk: how much smaller than the instances they are; 1 where they are as given.
+        place: ``[N, 3]``.
+    """
+
+    sheets: list[str]
+    columns: int
+    lines: list[int]
+    width: int
+    height: int
+    shrunk: int
+    place: np.ndarray
+
+
+def are_images(pool: Shaped[np.ndarray, "N ..."]) -> bool:
+    """Whether the instances are grey or colour images."""
+    return pool.ndim == 3 or (pool.ndim == 4 and pool.shape[-1] in (1, 3))
+
+
+def make_sprites(pool: Shaped[np.ndarray, "N ..."], shown: Int[np.ndarray, " M"]) -> Sprites:
+    """Puts the images that are shown on sheets; where these get too heavy, the images are halved until they do not.
+
+    Args:
+        pool: images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]``.
+        shown: the rows that are shown, each once.
+    """
+    images, shrunk = to_bytes(pool[shown]), 1
+    while True:
+        sprites = _sheets(images, shown, len(pool), shrunk)
+        weight = sum(len(uri) * 3 // 4 for uri in sprites.sheets)
+        if weight <= MOST_BYTES or min(images.shape[1:3]) < 8:
+            return sprites
+        images, shrunk = _halved(images), 2 * shrunk
+
+
+def to_bytes(images: Shaped[np.ndarray, "M ..."]) -> UInt8[np.ndarray, "M ..."]:
+    """Images as uint8, without the channel axis if they are grey.
+
+    Integers are taken as 0..255, floats as 0..1, other floats are stretched over their range.
+    """
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.dtype == np.uint8:
+        return images
+    low, high = (0.0, 255.0) if np.issubdtype(images.dtype, np.integer) else (0.0, 1.0)
+    values = np.nan_to_num(images.astype(np.float32))
+    if high == 1.0 and values.size and (values.min() < 0 or values.max() > 1):
+        low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / max(high - low, 1e-12))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def _halved(images: np.ndarray) -> np.ndarray:
+    """Means of squares of four pixels."""
+    height, width = (side // 2 * 2 for side in images.shape[1:3])
+    cut = images[:, :height, :width].astype(np.float32)
+    total = cut[:, ::2, ::2] + cut[:, 1::2, ::2] + cut[:, ::2, 1::2] + cut[:, 1::2, 1::2]
+    return np.round(total / 4).astype(np.uint8)
+
+
+def _sheets(images: np.ndarray, shown: np.ndarray, pool_size: int, shrunk: int) -> Sprites:
+    height, width = images.shape[1:3]
+    most_lines = max(SHEET_SIDE // height, 1)
+    columns = max(min(SHEET_SIDE // width, math.ceil(math.sqrt(len(images)))), 1)
+    per_sheet = columns * most_lines
+    place = np.full((pool_size, 3), -1)
+    index = np.arange(len(images))
+    place[shown] = np.stack([index // per_sheet, index % per_sheet % columns, index % per_sheet // columns], axis=1)
+    parts = [images[first : first + per_sheet] for first in range(0, len(images), per_sheet)]
+    lines = [math.ceil(len(part) / columns) for part in parts]
+    sheets = [_data_uri(_mosaic(part, columns, count)) for part, count in zip(parts, lines, strict=True)]
+    return Sprites(sheets, columns, lines, width, height, shrunk, place)
+
+
+def _mosaic(images: np.ndarray, columns: int, lines: int) -> np.ndarray:
+    height, width, *channels = images.shape[1:]
+    blank = np.zeros((columns * lines - len(images), height, width, *channels), np.uint8)
+    grid = np.concatenate([images, blank]).reshape(lines, columns, height, width, *channels)
+    return grid.swapaxes(1, 2).reshape(lines * height, columns * width, *channels)
+
+
+def _data_uri(image: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
