@@ -1,7 +1,7 @@
 """How good are the poolings on the five classic benchmarks, when nothing is chosen on the test folds?
 
-MUSK1, MUSK2 (molecules and their shapes), Elephant, Fox and Tiger (images and their segments): 10-fold cross-validation,
-5 times. All folds and repeats of a data set and a pooling are members of one ensemble, each with its own bags and its
+MUSK1, MUSK2 (molecules and their shapes), Elephant, Fox and Tiger (images and their segments): 10-fold
+cross-validation, 5 times. All folds and repeats of a data set and a pooling are members of one ensemble, each with its own bags and its
 own standardisation. A member's epoch and threshold are chosen on a validation part of its training folds.
 
     python experiments/classic_benchmarks.py --data-dir FOLDER
@@ -64,7 +64,7 @@ class Config:
     """A member stops after this many epochs without a better validation loss."""
     learning_rate: float = 5e-4
     """Of Adam."""
-    weight_decay: float = 1e-3
+    weight_decay: float = 5e-3
     """Factor of every parameter in its gradient."""
     out: Path | None = None
     """The folder of results; a new one under runs/classic_benchmarks where not given."""
@@ -75,7 +75,7 @@ def main(config: Config) -> Path:
     """Runs the benchmark and returns its folder."""
     check(config)
     cli.start_jax(config.compute, config.folds * config.repeats)
-    sets = {name: datasets.load_classic(name, config.data_dir) for name in config.datasets}
+    sets = {name: datasets.load_classic(name, config.data_dir or Path()) for name in config.datasets}
     rows = []
     with study.open_study("classic_benchmarks", config, {n: s.content_hash for n, s in sets.items()}) as run:
         for name, data in sets.items():

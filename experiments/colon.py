@@ -1,4 +1,4 @@
-"""Which nuclei make an image of colon tissue epithelial, when only the image has a label?
+r"""Which nuclei make an image of colon tissue epithelial, when only the image has a label?
 
 The colon experiment of the paper (Ilse et al. 2018, section 4.4): a bag is an image, an instance the 27x27 patch around
 a nucleus, and a bag is positive if it holds an epithelial nucleus. Ten folds; epoch and threshold are chosen on a
@@ -71,7 +71,7 @@ def main(config: Config) -> Path:
     """Runs the experiment and returns its folder."""
     check(config)
     cli.start_jax(config.compute, config.folds * config.repeats)
-    data = datasets.load_colon(config.data_dir)  # type: ignore[arg-type]
+    data = datasets.load_colon(config.data_dir or Path())
     key_folds, key_members = jax.random.split(jax.random.key(config.seed))
     folds = protocols.cross_validation(
         key_folds, data.label, folds=config.folds, repeats=config.repeats, val_share=config.val_share

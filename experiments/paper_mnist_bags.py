@@ -1,4 +1,4 @@
-"""How many training bags does each pooling need? The paper's experiment on bags of digits that differ in size.
+r"""How many training bags does each pooling need? The paper's experiment on bags of digits that differ in size.
 
 A bag is positive if it holds a 9; sizes follow a normal law with mean 10, 50 or 100 and variance 2, 10 or 20; half of
 the bags are positive (Ilse et al. 2018, section 4.2, figures 2 to 4). Each repeat has bags of its own; the smaller
@@ -9,6 +9,7 @@ training sets of a repeat are parts of its largest one, and all poolings see the
         400 500 --epochs 200 --patience 20                                                     (the paper's)
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,12 +152,10 @@ def first_of_both(draws: Bags, count: int) -> Bags:
         index.append(np.concatenate([positive[: count // 2], negative[: count - count // 2]]))
     choose = lambda leaf: jnp.stack([own[i] for own, i in zip(leaf, index, strict=True)])  # noqa: E731
     views = {name: choose(getattr(draws, name)) for name in ("rows", "mask", "label", "instance_label")}
-    return Bags(draws.pool, **views)
+    return dataclasses.replace(draws, **views)
 
 
-def measure(
-    config: Config, name: str, mean_size: int, pooling: Pooling, count: int, splits: Splits
-) -> dict[str, Any]:
+def measure(config: Config, name: str, mean_size: int, pooling: Pooling, count: int, splits: Splits) -> dict[str, Any]:
     """One row: a pooling and a number of training bags."""
     mil, own = build(config, pooling), splits._replace(train=first_of_both(splits.train, count))
     hyper = training.make_hyper(

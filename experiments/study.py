@@ -6,7 +6,7 @@ score. The table is written anew after each row, so that a study that is stopped
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,13 @@ def open_study(name: str, config: Any, data: Mapping[str, str]) -> Any:
 
 
 def fit_members(
-    mil: MIL, key: jax.Array, members: int, splits: Splits, config: FitConfig, hyper: Hyper, compute: cli.Compute,
+    mil: MIL,
+    key: jax.Array,
+    members: int,
+    splits: Splits,
+    config: FitConfig,
+    hyper: Hyper,
+    compute: cli.Compute,
     title: str,
 ) -> tuple[Ensemble, float]:
     """Trains one member for each draw or fold; what comes back besides are the seconds."""
@@ -122,7 +128,10 @@ def scores_of(crossed: Crossed) -> dict[str, np.ndarray]:
 
 
 def row_of(
-    names: Mapping[str, Any], scores: Mapping[str, np.ndarray], fits: int, seconds: float,
+    names: Mapping[str, Any],
+    scores: Mapping[str, np.ndarray],
+    fits: int,
+    seconds: float,
     by_bag: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """A row of results.csv: mean and standard error of each score over repeats, and intervals over bags."""
@@ -144,5 +153,3 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[st
     ]  # fmt: skip
     columns = (*names, *(score.replace("_", " ") for score in scores), "fits", "seconds")
     cli.print_table(title, columns, cells, "mean ± standard error over repeats")
-
-

@@ -184,9 +184,7 @@ def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, posit
     return draw(keys, wanted, jnp.asarray(sizes), jnp.flatnonzero(is_positive), jnp.asarray(negatives))
 
 
-def _draw_labelled(
-    key: Array, wanted: Array, size: Array, positives: Array, negatives: Array, *, slots: int
-) -> Array:
+def _draw_labelled(key: Array, wanted: Array, size: Array, positives: Array, negatives: Array, *, slots: int) -> Array:
     """One bag [K] of `size` instances with at least one positive, or with none."""
     key_count, key_positive, key_negative, key_order = jax.random.split(key, 4)
     count = jnp.where(wanted, _draw_positive_count(key_count, size, len(positives), len(negatives), slots), 0)
@@ -208,9 +206,7 @@ def _draw_positive_count(key: Array, size: Array, positives: int, negatives: int
     return 1 + jax.random.categorical(key, jnp.where(possible, logit, -jnp.inf))
 
 
-def _check_draw(
-    pool_size: int, classes: np.ndarray, among: np.ndarray, sizes: np.ndarray, positive_class: int
-) -> None:
+def _check_draw(pool_size: int, classes: np.ndarray, among: np.ndarray, sizes: np.ndarray, positive_class: int) -> None:
     if len(classes) != pool_size:
         raise InputError("classes", len(classes), f"give one for each of the {pool_size} instances")
     if not 1 <= sizes.min() <= sizes.max() <= len(among):
@@ -369,7 +365,8 @@ def bags_from_set(data: BagSet) -> Bags:
     rows, truth = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
     rows[mask] = np.arange(sizes.sum())
     truth[mask] = data.instance_label
-    return Bags(*map(jnp.asarray, (data.x, rows, mask, data.label, truth)))
+    pool, label = jnp.asarray(data.x), jnp.asarray(data.label)
+    return Bags(pool, jnp.asarray(rows), jnp.asarray(mask), label, jnp.asarray(truth))
 
 
 def gather(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex

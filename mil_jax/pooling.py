@@ -33,7 +33,7 @@ class Pooled:
     attention: jax.Array
 
 
-def masked_softmax(scores: Float[Array, "K *features"], mask: Bool[Array, "K *ones"]) -> Float[Array, "K *features"]:
+def masked_softmax(scores: Float[Array, "K ..."], mask: Bool[Array, "K ..."]) -> Float[Array, "K ..."]:
     """Softmax over the slots of the mask, exactly 0 elsewhere; all 0 for a bag with no instance."""
     return jax.nn.softmax(scores, axis=0, where=mask)
 

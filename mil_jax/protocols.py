@@ -84,9 +84,7 @@ def _fold_of_bags(draw: np.random.Generator, label: np.ndarray, folds: int) -> n
     return draw.permutation(folds)[fold_of]
 
 
-def _cut(
-    draw: np.random.Generator, label: np.ndarray, bags: np.ndarray, first: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(draw: np.random.Generator, label: np.ndarray, bags: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Two parts of the bags, the first of a given number, with about the same share of each class."""
     # A bag's place in its class, as a share of it: the bags with small ones are a stratified sample.
     place = np.empty(len(bags))

@@ -323,7 +323,7 @@ def train_epoch(
     noisy = config.augment is not None or drops(model)
     key_order, key_noise = jax.random.split(key) if noisy else (key, None)
     batches = epoch_order(key_order, bag_count, config.batch_size)
-    step = lambda state, batch: train_step(model, config, hyper, bags, state, *batch, key_noise)  # noqa: E731
+    step = lambda state, batch: train_step(model, config, hyper, bags, state, *batch, key=key_noise)  # noqa: E731
     state, (loss, correct) = lax.scan(step, state, batches)
     # Sums first, division last: a batch counts by its number of bags, so that the partial one is exact.
     size = jnp.sum(batches[1], axis=1)

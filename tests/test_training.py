@@ -487,7 +487,7 @@ def test_fit_can_be_vmapped_over_keys(
 @pytest.mark.parametrize("value", [0, -3])
 def test_fit_config_refuses(field: str, value: int) -> None:
     with pytest.raises(InputError, match=f"{field} = {value}: use at least 1"):
-        FitConfig(**{field: value})
+        FitConfig(**{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
