@@ -1,8 +1,9 @@
 """How good are the poolings on the five classic benchmarks, when nothing is chosen on the test folds?
 
 MUSK1, MUSK2 (molecules and their shapes), Elephant, Fox and Tiger (images and their segments): 10-fold
-cross-validation, 5 times. All folds and repeats of a data set and a pooling are members of one ensemble, each with its own bags and its
-own standardisation. A member's epoch and threshold are chosen on a validation part of its training folds.
+cross-validation, 5 times. All folds and repeats of a data set and a pooling are members of one ensemble, each with its
+own bags and its own standardisation. A member's epoch and threshold are chosen on a validation part of its training
+folds.
 
     python experiments/classic_benchmarks.py --data-dir FOLDER
     python experiments/classic_benchmarks.py --data-dir FOLDER --datasets musk1 --repeats 1      (a look, in a minute)

@@ -88,9 +88,9 @@ class NormalSize:
         InputError: a mean below 1, or a negative variance.
     """
 
-    mean: float
+    mean: float | int
     """In instances."""
-    variance: float
+    variance: float | int
     """In instances squared."""
 
     def __post_init__(self) -> None:
