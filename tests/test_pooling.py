@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from mil_jax.pooling import AttentionPooling, Pooled, masked_softmax
+from mil_jax.pooling import AttentionPooling, EmbeddingPooling, InstancePooling, Pooled, masked_softmax
 
 K, D, A = 6, 4, 5
 SEEDS = st.integers(0, 2**31 - 1)
@@ -191,3 +191,72 @@ def test_the_gate_matters():
     a = pooling(True, False)(params, h, mask).attention
     b = pooling(False, False)(ungated, h, mask).attention
     assert np.abs(a - b).max() > 0.01
+
+
+# ---- poolings without parameters, and attention in chunks ----
+
+KINDS = [*(EmbeddingPooling(kind) for kind in ("mean", "max", "lse")),
+         *(InstancePooling(kind) for kind in ("mean", "max", "noisy_or"))]  # fmt: skip
+each_kind = pytest.mark.parametrize("module", KINDS, ids=lambda module: f"{type(module).__name__}-{module.kind}")
+
+
+def by_definition(module: Any, h: np.ndarray) -> np.ndarray:
+    """What a pooling makes of a bag of instances [n, D], in double precision."""
+    h = h.astype(np.float64)
+    if isinstance(module, EmbeddingPooling):
+        return {"mean": h.mean(axis=0), "max": h.max(axis=0), "lse": np.log(np.exp(h).mean(axis=0))}[module.kind]
+    p = 1 / (1 + np.exp(-h))
+    joined = {"mean": p.mean(axis=0), "max": p.max(axis=0), "noisy_or": 1 - np.prod(1 - p, axis=0)}[module.kind]
+    return np.log(joined / (1 - joined))
+
+
+@each_kind
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, mask=MASKS_OF_SOME, order=st.permutations(range(K)))
+def test_every_pooling_is_its_definition_whatever_the_order_and_the_empty_slots(module, seed, mask, order):
+    h, order = draw_embeddings(seed), np.array(order)
+    pool = lambda h, mask: module.apply({}, jnp.asarray(h), jnp.asarray(mask))  # noqa: E731
+    out = pool(h, mask)
+    np.testing.assert_allclose(out.embedding, by_definition(module, h[mask]), rtol=1e-4, atol=1e-4)
+    assert_close(out.attention.sum(), 1)
+    assert not np.asarray(out.attention)[~mask].any()
+    junk = np.where(mask[:, None], h, 50.0).astype(np.float32)
+    assert_close(pool(junk, mask).embedding, out.embedding)
+    turned = pool(h[order], mask[order])
+    assert_close(turned.embedding, out.embedding)
+    assert_close(turned.attention, np.asarray(out.attention)[order])
+
+
+@each_kind
+def test_no_pooling_gives_nan(module):
+    """Not for a bag with no instance, not for extreme log odds, and not in the gradient."""
+    nothing, held = module.apply({}, jnp.ones((K, D)), jnp.zeros(K, bool)), jnp.arange(K) < 4
+    assert not np.asarray(nothing.embedding).any()
+    assert not np.asarray(nothing.attention).any()
+    for value in (-80.0, 0.0, 80.0):
+        h = jnp.full((K, D), value)
+        gradient = jax.grad(lambda h: module.apply({}, h, held).embedding.sum())(h)
+        assert np.isfinite(module.apply({}, h, held).embedding).all()
+        assert np.isfinite(gradient).all()
+        assert not np.asarray(gradient)[4:].any()
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("chunk", [1, 4, K, 100])
+def test_chunks_change_no_result_and_no_gradient(gated, chunk):
+    params = jax.tree.map(jnp.asarray, draw_params(5, gated))
+    h, mask = jnp.asarray(30 * draw_embeddings(5)), jnp.array([True, True, False, True, True, False])
+
+    def both(module: AttentionPooling) -> Any:
+        def uneven_sum(params: Any, h: Any) -> Any:
+            out = module.apply({"params": params}, h, mask)
+            joined = jnp.concatenate([out.embedding, out.attention])
+            return joined @ jnp.cos(jnp.arange(1.0, 1 + len(joined))), out
+
+        return jax.grad(uneven_sum, argnums=(0, 1), has_aux=True)(params, h)
+
+    dense, chunked = both(AttentionPooling(A, gated)), both(AttentionPooling(A, gated, chunk=chunk))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), dense, chunked)
+    nothing = AttentionPooling(A, gated, chunk=chunk).apply({"params": params}, h, jnp.zeros(K, bool))
+    assert not np.asarray(nothing.embedding).any()
+    assert not np.asarray(nothing.attention).any()
