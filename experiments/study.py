@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mil_jax import cli, ensemble, metrics, protocols, runs
@@ -115,7 +116,8 @@ def judge_folds(mil: MIL, trained: Ensemble, splits: Splits, folds: Folds, label
 def scores_of(crossed: Crossed) -> dict[str, np.ndarray]:
     """Scores of each repeat [R], over all its bags."""
     truth = np.broadcast_to(crossed.label, crossed.called.shape)
-    each = lambda metric, values: np.array([float(metric(v, crossed.label)) for v in values])  # noqa: E731
+    label = jnp.asarray(crossed.label)
+    each = lambda metric, values: np.array([float(metric(jnp.asarray(v), label)) for v in values])  # noqa: E731
     called = crossed.called.astype(np.int32)
     return {
         "accuracy": (crossed.called == truth).mean(axis=1),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, Num, Shaped
 
 from mil_jax.bags import ABSENT, Bags, Splits, fit_scaler
 from mil_jax.errors import InputError
@@ -168,7 +168,7 @@ class Estimate:
     high: float
 
 
-def estimate(by_repeat: Float[np.ndarray, " R"], by_bag: Float[np.ndarray, " B"] | None = None) -> Estimate:
+def estimate(by_repeat: Num[np.ndarray, " R"], by_bag: Num[np.ndarray, " B"] | None = None) -> Estimate:
     """Mean and standard error of a score over repeats [R]; with the score's mean per bag [B], its interval."""
     values = np.asarray(by_repeat, float)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,7 +1,7 @@
 """What does one large bag cost: attention over 100,000 instances of 1024 features, all at once or in chunks?
 
-Forward and backward through gated attention, by every parameter and by every instance, each way in a process of its own,
-which gives the peak memory. Then both in one process: the largest difference of any output or gradient.
+Forward and backward through gated attention, by every parameter and by every instance, each way in a process of its
+own, which gives the peak memory. Then both in one process: the largest difference of any output or gradient.
 
     python experiments/benchmarks/large_bag.py
 """

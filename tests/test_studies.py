@@ -1,0 +1,129 @@
+"""The experiments with repeats as a user runs them, small: tables, figures, what they refuse."""
+
+import contextlib
+import csv
+import importlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from mil_jax.cli import Compute
+from mil_jax.errors import InputError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+classic: Any = importlib.import_module("classic_benchmarks")
+colon: Any = importlib.import_module("colon")
+paper: Any = importlib.import_module("paper_mnist_bags")
+
+PLAIN = Compute(compilation_cache="off")
+
+
+@pytest.fixture(autouse=True)
+def unchanged_settings() -> Iterator[None]:
+    """Puts back what a run changes in JAX."""
+    jax.devices()
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
+    """Rows of results.csv, the folder, and what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        out = script.main(script.Config(**{"compute": PLAIN} | options))
+    with (out / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file)), out, screen.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for MUSK1 in which a positive bag holds an instance whose first feature is large."""
+    folder, draw, lines = tmp_path_factory.mktemp("classic"), np.random.default_rng(0), []
+    for bag in range(24):
+        for instance in range(1 + bag % 5):
+            first = 3.0 if bag % 2 and not instance else draw.normal(0, 0.2)
+            lines.append(f"{bag % 2},{bag},{first:.4f},{draw.normal():.4f},7\n")
+    (folder / "musk1.csv").write_text("".join(lines))
+    return folder
+
+
+def test_classic_benchmarks(tables: Path, tmp_path: Path):
+    rows, out, screen = run(
+        classic, data_dir=tables, datasets=("musk1",), poolings=("gated_attention", "instance_max"), folds=3, repeats=2,
+        hidden=(8,), attention_units=4, epochs=12, learning_rate=0.02, out=tmp_path / "run",
+    )  # fmt: skip
+    assert [row["pooling"] for row in rows] == ["gated_attention", "instance_max"]
+    for row in rows:
+        assert float(row["auc"]) > 0.9, "an easy problem"
+        assert 0 <= float(row["accuracy_low"]) <= float(row["accuracy"]) <= float(row["accuracy_high"]) <= 1
+        assert float(row["accuracy_se"]) >= 0
+        assert int(row["fits"]) == 6
+    assert "empty slots" in screen
+    assert (out / "figures" / "accuracy.png").exists()
+    config = json.loads((out / "config.json").read_text())
+    assert len(config["data"]["musk1"]) == 64
+    with pytest.raises(InputError, match="it holds a run already"):
+        run(classic, data_dir=tables, datasets=("musk1",), folds=3, out=out)
+
+
+def test_paper_mnist_bags(tmp_path: Path):
+    rows, out, _ = run(
+        paper, datasets=("mnist-sample",), poolings=("attention",), train_bags=(4,), val_bags=4, test_bags=6,
+        repeats=2, hidden=(8,), attention_units=4, epochs=1, out=tmp_path / "run",
+    )  # fmt: skip
+    assert [int(row["train_bags"]) for row in rows] == [4]
+    assert all(0 <= float(row["auc"]) <= 1 for row in rows)
+    assert (out / "figures" / "auc_mnist-sample_10.png").exists()
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small images with a few nuclei each, half of them with an epithelial one."""
+    folder, draw = tmp_path_factory.mktemp("colon"), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    lines = ["image,class,x,y\n"]
+    for i in range(1, 9):
+        Image.fromarray(draw.integers(0, 256, (60, 60, 3), np.uint8)).save(folder / "images" / f"img{i}.png")
+        for nucleus in range(3):
+            kind = "epithelial" if i % 2 and nucleus < 2 else "fibroblast"
+            lines.append(f"img{i},{kind},{draw.integers(1, 60)},{draw.integers(1, 60)}\n")
+    (folder / "nuclei.csv").write_text("".join(lines))
+    return folder
+
+
+def test_colon(tissue: Path, tmp_path: Path):
+    rows, out, _ = run(
+        colon, data_dir=tissue, poolings=("attention",), folds=2, val_share=0.3, hidden=(8,), attention_units=4,
+        epochs=1, out=tmp_path / "run",
+    )  # fmt: skip
+    (row,) = rows
+    assert {"precision", "recall", "f1", "nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc"} <= row.keys()
+    with Image.open(out / "figures" / "image_attention.png") as image:
+        assert np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (classic, {}, "data_dir = None"),
+        (classic, {"data_dir": Path(), "datasets": ("musk9",)}, "datasets"),
+        (classic, {"data_dir": Path(), "repeats": 0}, "repeats = 0: use at least 1"),
+        (classic, {"data_dir": Path(), "poolings": ()}, "poolings"),
+        (colon, {}, "data_dir = None"),
+        (paper, {"mean_sizes": (7,)}, "mean_sizes"),
+        (paper, {"train_bags": (1,)}, "train_bags"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(script: Any, options: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        run(script, **options)
