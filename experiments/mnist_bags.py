@@ -43,6 +43,7 @@ from mil_jax.ensemble import Ensemble
 from mil_jax.errors import InputError
 from mil_jax.evaluation import Evaluation
 from mil_jax.model import MIL, Prediction
+from mil_jax.pooling import AttentionPooling
 
 # The statistics that the figure shows, as the labels of its panels.
 SHOWN_STATS = {
@@ -86,8 +87,8 @@ class Config:
     """Instances per bag."""
     head: Literal["concat", "sum"] = "concat"
     """Concatenate the weighted embeddings (the example), or sum them (the paper)."""
-    gated: bool = True
-    """Gate the attention's tanh by a sigmoid."""
+    pooling: model.Pooling = "gated_attention"
+    """How a bag is made of its instances; all but the two kinds of attention need the head 'sum'."""
     attention_units: int = 256
     """Width of the attention's hidden layer."""
     l2: float = 0.01
@@ -176,7 +177,7 @@ def build_model(config: Config) -> MIL:
 
 
 def model_config(config: Config) -> model.ModelConfig:
-    return model.ModelConfig(attention_units=config.attention_units, gated=config.gated, head=config.head)
+    return model.ModelConfig(attention_units=config.attention_units, pooling=config.pooling, head=config.head)
 
 
 def varied_parts(config: Config) -> set[str]:
@@ -302,7 +303,9 @@ def judge(run: runs.RunFolder, mil: MIL, trained: Ensemble, splits: Splits) -> J
         label=np.asarray(splits.test.label),
         instance_label=np.asarray(splits.test.instance_label),
     )
-    warnings = evaluation.warnings_of(predictions["val"], splits.val)
+    # A pooling without attention cannot collapse: a mean is uniform by definition.
+    attends = isinstance(mil.pooling, AttentionPooling)
+    warnings = evaluation.warnings_of(predictions["val"], splits.val) if attends else [[] for _ in predicted.attention]
     for i, sentence in ((i, sentence) for i, sentences in enumerate(warnings) for sentence in sentences):
         run.note(f"warning: member {i}: {sentence}")
     return Judged(predicted, members, whole, warnings)

@@ -18,10 +18,11 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from mil_jax.datasets import Dataset
+from mil_jax.datasets import BagSet, Dataset
 from mil_jax.errors import InputError
 
 UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
+ABSENT = -1  # the label of a place for a bag where there is none
 
 
 @no_type_check
@@ -33,8 +34,10 @@ class Bags:
         pool: [N, ...] every instance once; images as uint8, features as floats.
         rows: [B, K] int32, slot to row of the pool; 0 in an empty slot.
         mask: [B, K] bool, True where a slot holds an instance.
-        label: [B] int32, the bag's class.
+        label: [B] int32, the bag's class; -1 where there is no bag but a place for one: members have as many places as
+            one another, and not always as many bags to be judged on.
         instance_label: [B, K] int32; 1 positive, 0 negative, -1 unknown or empty.
+        scaler: how features are standardised when they are looked up; None for as they are.
     """
 
     pool: jax.Array
@@ -42,6 +45,21 @@ class Bags:
     mask: jax.Array
     label: jax.Array
     instance_label: jax.Array
+    scaler: "Scaler | None" = None
+
+
+@no_type_check
+@struct.dataclass
+class Scaler:
+    """Standardisation of features: (x - mean) * factor.
+
+    Attributes:
+        mean: [F].
+        factor: [F] 1 / standard deviation; 1 where that is 0 in what it was fitted on.
+    """
+
+    mean: jax.Array
+    factor: jax.Array
 
 
 def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int[Array, " count"]:
@@ -62,42 +80,85 @@ def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int
     return jax.random.permutation(key_order, chosen).astype(jnp.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class NormalSize:
+    """Sizes of bags by a normal law, rounded, at least 1; as the paper has them (Ilse et al. 2018, section 4.2).
+
+    Raises:
+        InputError: a mean below 1, or a negative variance.
+    """
+
+    mean: float
+    """In instances."""
+    variance: float
+    """In instances squared."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mean < float("inf"):
+            raise InputError("mean", self.mean, "use 1 or more instances")
+        if not 0 <= self.variance < float("inf"):
+            raise InputError("variance", self.variance, "use 0 or more")
+
+    def draw(self, key: Key[Array, ""], bag_count: int) -> Int[np.ndarray, " B"]:
+        """Draws the sizes [B] of `bag_count` bags."""
+        sizes = self.mean + self.variance**0.5 * jax.random.normal(key, (bag_count,))
+        return np.maximum(np.rint(np.asarray(sizes)), 1).astype(np.int32)
+
+
 def sample_bags(
     key: Key[Array, ""],
     instances: Shaped[np.ndarray | Array, "N ..."],
     classes: Int[np.ndarray | Array, " N"],
     *,
     bag_count: int,
-    bag_size: int,
+    bag_size: int | NormalSize,
     positive_class: int,
+    positive_share: float | None = None,
     among: Int[np.ndarray, " M"] | None = None,
 ) -> Bags:
-    """Draws bags of `bag_size` instances; a bag is positive if it holds an instance of `positive_class`.
+    """Draws bags of instances; a bag is positive if it holds an instance of `positive_class`.
 
     Every bag is a uniform draw from the pool without repeats inside the bag, so that a share
-    1 - C(N - P, K) / C(N, K) of the bags is positive, where P instances of the pool are (see `positive_rate`).
+    1 - C(N - P, K) / C(N, K) of the bags is positive, where P instances of the pool are (see `positive_rate`). With
+    `positive_share` the share is fixed, and a positive bag is a uniform draw from all the sets of K instances that
+    hold a positive one, a negative bag one from all that do not.
 
     Args:
         key: decides the draw, and nothing else does.
         instances: [N, ...] the pool.
         classes: [N] the class of each instance.
         bag_count: B, at least 1.
-        bag_size: K, at least 1 and at most N.
+        bag_size: K, at least 1 and at most N; or the law of the bags' sizes, and K is the largest one drawn.
         positive_class: the class that makes a bag positive; the pool must hold it.
+        positive_share: share of the bags that are positive, up to rounding; as chance has it where not given.
         among: [M] rows of the pool to draw from; all where not given.
 
     Raises:
-        InputError: a count or size out of range, or a class that the pool does not hold.
+        InputError: a count, size or share out of range, or a class that the pool does not hold.
     """
     among = np.arange(len(instances)) if among is None else among
-    _check_draw(len(instances), np.asarray(classes), among, bag_count, bag_size, positive_class)
-    rows = jnp.asarray(among, jnp.int32)[_draw_bags(key, len(among), bag_count, bag_size)]
-    instance_label = (jnp.asarray(classes)[rows] == positive_class).astype(jnp.int32)
+    if bag_count < 1:
+        raise InputError("bag_count", bag_count, "ask for at least 1 bag")
+    if isinstance(bag_size, NormalSize):
+        key_rows, key_sizes = jax.random.split(key)
+        sizes = bag_size.draw(key_sizes, bag_count)
+    else:
+        key_rows, sizes = key, np.full(bag_count, bag_size, np.int32)
+    _check_draw(len(instances), np.asarray(classes), among, sizes, positive_class)
+    mask = np.arange(sizes.max()) < sizes[:, None]
+    if positive_share is None:
+        drawn = _draw_bags(key_rows, len(among), bag_count, int(sizes.max()))
+    else:
+        is_positive = np.asarray(classes)[among] == positive_class
+        drawn = _draw_by_label(key_rows, is_positive, sizes, positive_share)
+    rows = jnp.where(mask, jnp.asarray(among, jnp.int32)[drawn], 0)
+    truth = (jnp.asarray(classes)[rows] == positive_class).astype(jnp.int32)
+    instance_label = jnp.where(mask, truth, UNKNOWN)
     return Bags(
         pool=jnp.asarray(instances),
         rows=rows,
-        mask=jnp.ones(rows.shape, bool),
-        label=instance_label.max(axis=1),
+        mask=jnp.asarray(mask),
+        label=jnp.maximum(instance_label.max(axis=1), 0),
         instance_label=instance_label,
     )
 
@@ -108,20 +169,53 @@ def _draw_bags(key: Array, pool_size: int, bag_count: int, bag_size: int) -> Arr
     return jax.vmap(draw)(jax.random.split(key, bag_count))
 
 
+def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, positive_share: float) -> Array:
+    """Rows [B, K] of bags of which a share is positive, in random order."""
+    if not 0 <= positive_share <= 1:
+        raise InputError("positive_share", positive_share, "use 0 to 1")
+    key_order, key_rows = jax.random.split(key)
+    negatives = np.flatnonzero(~is_positive)
+    if sizes.max() > len(negatives):
+        raise InputError("bag_size", int(sizes.max()), f"there are {len(negatives)} negative instances to draw from")
+    first = jnp.arange(len(sizes)) < round(positive_share * len(sizes))
+    wanted = jax.random.permutation(key_order, first)
+    keys = jax.random.split(key_rows, len(sizes))
+    draw = jax.jit(jax.vmap(partial(_draw_labelled, slots=int(sizes.max())), in_axes=(0, 0, 0, None, None)))
+    return draw(keys, wanted, jnp.asarray(sizes), jnp.flatnonzero(is_positive), jnp.asarray(negatives))
+
+
+def _draw_labelled(
+    key: Array, wanted: Array, size: Array, positives: Array, negatives: Array, *, slots: int
+) -> Array:
+    """One bag [K] of `size` instances with at least one positive, or with none."""
+    key_count, key_positive, key_negative, key_order = jax.random.split(key, 4)
+    count = jnp.where(wanted, _draw_positive_count(key_count, size, len(positives), len(negatives), slots), 0)
+    most = min(slots, len(positives))
+    chosen = jnp.pad(positives[draw_without_repeats(key_positive, len(positives), most)], (0, slots - most))
+    others = negatives[draw_without_repeats(key_negative, len(negatives), slots)]
+    slot = jnp.arange(slots)
+    order = jnp.argsort(jax.random.uniform(key_order, (slots,)) + (slot >= size))  # empty slots stay behind
+    return jnp.where(slot < count, chosen, others)[order]
+
+
+def _draw_positive_count(key: Array, size: Array, positives: int, negatives: int, slots: int) -> Array:
+    """How many of a bag's instances are positive, at least 1: the hypergeometric law without its 0."""
+    j = jnp.arange(1, slots + 1, dtype=jnp.float32)
+    # Ratios of successive probabilities, for the binomials themselves would lose all digits.
+    ratio = (positives - j + 1) * (size - j + 1) / (j * (negatives - size + j))
+    possible = (j <= size) & (j <= positives)
+    logit = jnp.cumsum(jnp.log(jnp.where(possible, ratio, 1)))
+    return 1 + jax.random.categorical(key, jnp.where(possible, logit, -jnp.inf))
+
+
 def _check_draw(
-    pool_size: int,
-    classes: np.ndarray,
-    among: np.ndarray,
-    bag_count: int,
-    bag_size: int,
-    positive_class: int,
+    pool_size: int, classes: np.ndarray, among: np.ndarray, sizes: np.ndarray, positive_class: int
 ) -> None:
     if len(classes) != pool_size:
         raise InputError("classes", len(classes), f"give one for each of the {pool_size} instances")
-    if bag_count < 1:
-        raise InputError("bag_count", bag_count, "ask for at least 1 bag")
-    if not 1 <= bag_size <= len(among):
-        raise InputError("bag_size", bag_size, f"take from 1 to {len(among)}, the size of the pool")
+    if not 1 <= sizes.min() <= sizes.max() <= len(among):
+        worst = sizes.min() if sizes.min() < 1 else sizes.max()
+        raise InputError("bag_size", int(worst), f"take from 1 to {len(among)}, the size of the pool")
     if positive_class not in classes[among]:
         known = ", ".join(str(c) for c in np.unique(classes[among]))
         raise InputError("positive_class", positive_class, f"the data has the classes {known}")
@@ -167,8 +261,9 @@ def sample_splits(
     train_bags: int = 1000,
     val_bags: int = 300,
     test_bags: int = 1000,
-    bag_size: int = 3,
+    bag_size: int | NormalSize = 3,
     positive_class: int = 1,
+    positive_share: float | None = None,
 ) -> Splits:
     """Draws training bags from the training instances, validation and test bags from halves of the test ones.
 
@@ -188,7 +283,7 @@ def sample_splits(
     draws = [
         sample_bags(
             key_bags, pool.x, pool.label, bag_count=count, bag_size=bag_size,
-            positive_class=positive_class, among=among,
+            positive_class=positive_class, positive_share=positive_share, among=among,
         )
         for key_bags, (pool, among), count in zip(keys, pools, counts.values(), strict=True)
     ]  # fmt: skip
@@ -267,15 +362,53 @@ def _join_instance_labels(instance_labels: Sequence[np.ndarray], sizes: np.ndarr
     return joined.astype(np.int32)
 
 
-def gather(pool: Shaped[Array, "N ..."], rows: Int[Array, "*slots"]) -> Float[Array, "..."]:
-    """Looks rows of the pool up as float32; integer pixels 0 … 255 become 0 … 1.
+def bags_from_set(data: BagSet) -> Bags:
+    """The bags of a data set whose instances stand bag by bag."""
+    sizes = np.asarray(data.sizes)
+    mask = np.arange(sizes.max()) < sizes[:, None]
+    rows, truth = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
+    rows[mask] = np.arange(sizes.sum())
+    truth[mask] = data.instance_label
+    return Bags(*map(jnp.asarray, (data.x, rows, mask, data.label, truth)))
+
+
+def gather(
+    pool: Shaped[Array, "N ..."], rows: Int[Array, "*slots"], scaler: Scaler | None = None
+) -> Float[Array, "..."]:
+    """Looks rows of the pool up as float32; integer pixels 0 … 255 become 0 … 1, features are standardised.
 
     It runs inside the compiled step, so that what stays in memory, and what is copied, is bytes.
     """
     instances = pool[rows]
     if jnp.issubdtype(pool.dtype, jnp.integer):
         return instances.astype(jnp.float32) / 255
-    return instances.astype(jnp.float32)
+    instances = instances.astype(jnp.float32)
+    return instances if scaler is None else (instances - scaler.mean) * scaler.factor
+
+
+def fit_scaler(bags: Bags) -> Scaler:
+    """Mean and standard deviation of each feature over the instances of the bags, each as often as it is in one.
+
+    A feature that is constant there gets the factor 1: it becomes 0 there, and stays finite elsewhere. For bags with
+    a leading member axis, a scaler for each member.
+
+    Raises:
+        InputError: the pool does not hold features [N, F].
+    """
+    if bags.pool.ndim != 2 or jnp.issubdtype(bags.pool.dtype, jnp.integer):
+        raise InputError("pool", f"{bags.pool.dtype} {bags.pool.shape}", "standardise features [N, F] of floats")
+    pool, rows, mask = np.asarray(bags.pool, np.float64), np.asarray(bags.rows), np.asarray(bags.mask)
+    if rows.ndim == 2:
+        return Scaler(*_moments(pool, rows[mask]))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(
+        Scaler(*_moments(pool, own[held])) for own, held in zip(rows, mask, strict=True)
+    ))  # fmt: skip
+
+
+def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[Array, Array]:
+    mean, deviation = pool[rows].mean(axis=0), pool[rows].std(axis=0)
+    constant = deviation <= 1e-7 * np.maximum(np.abs(mean), 1)  # but for rounding
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(1 / np.where(constant, 1, deviation), jnp.float32)
 
 
 def take(bags: Bags, index: Int[Array | np.ndarray, " M"]) -> Bags:
@@ -305,3 +438,56 @@ def pad(bags: Bags, bag_size: int) -> Bags:
         mask=jnp.pad(bags.mask, widths),
         instance_label=jnp.pad(bags.instance_label, widths, constant_values=UNKNOWN),
     )
+
+
+# ---- sizes ----
+
+
+def sizes_of(bags: Bags) -> Int[np.ndarray, "*members B"]:
+    """The number of instances of each bag.
+
+    Raises:
+        InputError: an instance behind an empty slot.
+    """
+    mask = np.asarray(bags.mask)
+    if (mask[..., 1:] & ~mask[..., :-1]).any():
+        raise InputError("mask", "an instance behind an empty slot", "fill the slots of a bag from the first one")
+    return mask.sum(axis=-1)
+
+
+def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float = 0.25, most: int = 8) -> tuple[int, ...]:
+    """The fewest widths, ascending, to which bags can be cut so that few slots are empty.
+
+    A bag is cut to the least width that holds it; compilation happens once for each. Widths are sizes of bags, and
+    those that leave the fewest slots empty of all sets of as many.
+
+    Args:
+        sizes: of all bags.
+        empty: share of empty slots that is good enough.
+        most: widths at most; for them, what is left empty is accepted.
+    """
+    values, counts = np.unique(np.maximum(sizes, 1), return_counts=True)
+    total, cumulated = int(values @ counts), np.concatenate([[0], np.cumsum(counts)])
+    # cost[j] of the bags of the j smallest sizes in k widths: the last width holds those from i on.
+    span = np.where(
+        np.arange(len(values) + 1)[:, None] < np.arange(len(values) + 1),
+        (cumulated - cumulated[:, None]) * np.concatenate([[0], values]), np.iinfo(np.int64).max // 4,
+    )  # fmt: skip
+    cost, back = span[0].copy(), []
+    while cost[-1] > total / (1 - empty) and len(back) + 1 < min(most, len(values)):
+        choices = cost[:, None] + span
+        choices[0] = span[0]
+        back.append(choices.argmin(axis=0))
+        cost = choices.min(axis=0)
+    widths, j = [], len(values)
+    for before in [*reversed(back), np.zeros(len(values) + 1, int)]:
+        if j:
+            widths.append(int(values[j - 1]))
+        j = before[j]
+    return tuple(reversed(widths))
+
+
+def empty_share(sizes: Int[np.ndarray, "..."], widths: tuple[int, ...]) -> float:
+    """The share of slots that stay empty when every bag is cut to the least of the widths that holds it."""
+    cut = np.array(widths)[np.searchsorted(widths, np.maximum(sizes, 1))]
+    return float(1 - sizes.sum() / cut.sum())

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key
 
-from mil_jax.bags import Bags
+from mil_jax.bags import ABSENT, Bags, bucket_widths, sizes_of
 from mil_jax.errors import InputError
 from mil_jax.model import MIL, Params, Prediction, check_full, joins
 from mil_jax.training import (
@@ -133,7 +133,7 @@ def stack_bags(draws: Sequence[Bags]) -> Bags:
 def varies(bags: Bags) -> Bags:
     """For each field, whether it has a member axis."""
     own = bags.rows.ndim == 3
-    return Bags(pool=False, rows=own, mask=own, label=own, instance_label=own)  # type: ignore[arg-type]
+    return dataclasses.replace(jax.tree.map(lambda _: own, bags), pool=False)  # type: ignore[arg-type]
 
 
 def map_members(member: Callable[..., Any], own: Any, args: Any, together: int) -> Any:
@@ -238,6 +238,7 @@ def fit_ensemble(
     members = keys.shape[0]
     check_bags(model, train, val, members)
     placement = placement or default_placement(members)
+    config = choose_widths(config, placement, train, val)
     hyper = make_hyper(train, model.classes) if hyper is None else hyper
     inputs = place_inputs(hyper, train, val, members, placement)
     if progress is None:
@@ -271,8 +272,10 @@ def check_bags(model: MIL, train: Bags, val: Bags, members: int) -> None:
     for bags in (train, val):
         check_full(model, None, bags.mask)
         labels = np.asarray(bags.label)
-        if labels.min() < 0 or labels.max() >= model.classes:
-            raise InputError("label", int(labels.max()), f"use 0 to {model.classes - 1}, or a model of more classes")
+        present = labels >= (0 if bags is train else ABSENT)
+        if not present.all() or labels.max() >= model.classes:
+            wrong = labels.max() if present.all() else labels.min()
+            raise InputError("label", int(wrong), f"use 0 to {model.classes - 1}, or a model of more classes")
         if bags.rows.ndim == 3 and bags.rows.shape[0] != members:
             raise InputError("rows", bags.rows.shape, f"give own bags to each of the {members} members, or share them")
     if train.pool.shape[1:] != val.pool.shape[1:]:
@@ -280,6 +283,19 @@ def check_bags(model: MIL, train: Bags, val: Bags, members: int) -> None:
     if joins(model) and train.rows.shape[-1] != val.rows.shape[-1]:
         remedy = f"use bags of {train.rows.shape[-1]}, as in train, or the head 'sum'"
         raise InputError("val", f"bags of {val.rows.shape[-1]}", remedy)
+
+
+def choose_widths(config: FitConfig, placement: Placement, *all_bags: Bags) -> FitConfig:
+    """The config with the widths that bags are cut to (see `bags.bucket_widths`), where it does not name them.
+
+    Members that run together cannot each take a branch of their own, so their bags are not cut.
+    """
+    if placement.together > 1:
+        return dataclasses.replace(config, widths=())
+    if config.widths is not None:
+        return config
+    sizes = np.concatenate([sizes_of(bags).reshape(-1) for bags in all_bags])
+    return dataclasses.replace(config, widths=bucket_widths(sizes))
 
 
 def place_inputs(hyper: Hyper, train: Bags, val: Bags, members: int, placement: Placement) -> tuple[Hyper, Bags, Bags]:
@@ -291,14 +307,13 @@ def place_inputs(hyper: Hyper, train: Bags, val: Bags, members: int, placement: 
         )
         return jax.tree.map(put, bags, varies(bags))
 
-    scalar_axes = Hyper(learning_rate=0, l2=0, class_weight=1)  # type: ignore[arg-type]
-
-    def place_hyper(leaf: Array, axes: int) -> Array:
+    def place_hyper(path: Any, leaf: Array) -> Array:
+        axes = int(path[0].name == "class_weight")
         own = np.broadcast_to(leaf, (members, *leaf.shape[leaf.ndim - axes :]))
         return jax.device_put(fill(own, placement), sharded(placement))
 
     return (
-        jax.tree.map(place_hyper, hyper, scalar_axes),
+        jax.tree_util.tree_map_with_path(place_hyper, hyper),
         place_bags(train),
         train if val is train else place_bags(val),
     )
@@ -445,16 +460,21 @@ def predict_ensemble(model: MIL, params: Params, bags: Bags, placement: Placemen
     filled = jax.tree.map(lambda leaf: fill(np.asarray(leaf), placement), params)
     own = varies(bags)
     views = jax.tree.map(lambda leaf, flag: fill(np.asarray(leaf), placement) if flag else np.asarray(leaf), bags, own)
-    predicted = to_host(_predict_members(model, placement, filled, views))
+    widths = bucket_widths(sizes_of(bags))
+    predicted = to_host(_predict_members(model, placement, widths, filled, views))
     return jax.tree.map(lambda leaf: leaf[:members], predicted)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _predict_members(model: MIL, placement: Placement, params: Params, bags: Bags) -> Prediction:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict_members(
+    model: MIL, placement: Placement, widths: tuple[int, ...], params: Params, bags: Bags
+) -> Prediction:
     own = (jax.tree.map(lambda _: True, params), varies(bags))
 
     def on_device(params: Params, bags: Bags) -> Prediction:
-        return map_members(partial(predict, model), own, (params, bags), together=1)
+        slots = bags.rows.shape[-1]
+        member = partial(predict, model, widths=(*(width for width in widths if width < slots), slots))
+        return map_members(member, own, (params, bags), together=1)
 
     return jax.shard_map(
         on_device,

@@ -51,7 +51,10 @@ class Evaluation:
 
 
 def evaluate(predicted: Prediction, bags: Bags) -> Evaluation:
-    """Judges one prediction, probability [B, C] and attention [B, K], of a member or of an ensemble."""
+    """Judges one prediction, probability [B, C] and attention [B, K], of a member or of an ensemble.
+
+    Places without a bag, of label -1, do not count.
+    """
     return _evaluate(predicted, bags.label, bags.mask, bags.instance_label)
 
 
@@ -65,8 +68,10 @@ def evaluate_members(predicted: Prediction, bags: Bags) -> Evaluation:
 
 def _judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
     stats = jax.vmap(attention_stats)(predicted.attention, mask, instance_label)
-    by_label = stats_by_label(stats, label)
-    return Evaluation(bag_metrics(predicted.probability, label), by_label.positive, by_label.negative)
+    present = label >= 0
+    by_label = stats_by_label(stats, label, present)
+    bags = bag_metrics(predicted.probability, jnp.maximum(label, 0), present)
+    return Evaluation(bags, by_label.positive, by_label.negative)
 
 
 _evaluate = jax.jit(_judge)

@@ -1,16 +1,19 @@
-"""MIL pooling: from the embeddings of a bag's instances to one embedding of the bag.
+"""MIL pooling: from the instances of a bag to the bag.
 
-Every pooling has one signature, `(embeddings [K, D], mask [K]) -> Pooled`, so that a model can swap them.
+Every pooling has one signature, `(embeddings [K, D], mask [K]) -> Pooled`, so that a model can swap them. Poolings of
+embeddings stand before the classifier; those of instances stand behind it, and what they pool are log odds.
 
 Axes: K slots of a bag, D embedding, A attention width.
 """
 
-from typing import no_type_check
+from collections.abc import Callable
+from typing import Any, Literal, no_type_check
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mil_jax.encoders import glorot_uniform
@@ -23,16 +26,16 @@ class Pooled:
 
     Attributes:
         embedding: [D] of the bag (or [K * D] where the instances are concatenated).
-        attention: [K] weight of each instance: sums to 1 over the mask, 0 elsewhere.
+        attention: [K] each instance's part in it: sums to 1 over the mask, 0 elsewhere.
     """
 
     embedding: jax.Array
     attention: jax.Array
 
 
-def masked_softmax(scores: Float[Array, " K"], mask: Bool[Array, " K"]) -> Float[Array, " K"]:
+def masked_softmax(scores: Float[Array, "K *features"], mask: Bool[Array, "K *ones"]) -> Float[Array, "K *features"]:
     """Softmax over the slots of the mask, exactly 0 elsewhere; all 0 for a bag with no instance."""
-    return jax.nn.softmax(scores, where=mask)
+    return jax.nn.softmax(scores, axis=0, where=mask)
 
 
 class AttentionPooling(nn.Module):
@@ -47,15 +50,21 @@ class AttentionPooling(nn.Module):
         units: A, the attention width.
         gated: whether sigmoid(U h) gates the tanh.
         concat: concatenate the weighted embeddings instead of summing them.
+        chunk: instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the
+            backward pass computes them again. All at once where not given.
     """
 
     units: int = 256
     gated: bool = True
     concat: bool = False
+    chunk: int | None = None
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Weighs the embeddings [K, D] of the instances in `mask` [K] and joins them."""
+        if self.chunk is not None and not self.is_initializing():
+            kernels = self.variables["params"]
+            return pool_in_chunks(lambda h: self.scores(kernels, h), embeddings, mask, self.chunk)
 
         def dense(width: int, name: str) -> nn.Dense:
             return nn.Dense(width, use_bias=False, kernel_init=glorot_uniform, name=name)
@@ -66,3 +75,109 @@ class AttentionPooling(nn.Module):
         attention = masked_softmax(dense(1, "w")(hidden)[:, 0], mask)
         weighted = attention[:, None] * embeddings
         return Pooled(weighted.reshape(-1) if self.concat else weighted.sum(axis=0), attention)
+
+    def scores(self, kernels: Any, embeddings: Float[Array, "K D"]) -> Float[Array, " K"]:
+        """The scores [K] before the softmax, from the kernels of V, U and w."""
+        hidden = jnp.tanh(embeddings @ kernels["V"]["kernel"])
+        if self.gated:
+            hidden = hidden * nn.sigmoid(embeddings @ kernels["U"]["kernel"])
+        return (hidden @ kernels["w"]["kernel"])[:, 0]
+
+
+def pool_in_chunks(
+    scores_of: Callable[[Array], Array], embeddings: Float[Array, "K D"], mask: Bool[Array, " K"], chunk: int
+) -> Pooled:
+    """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards.
+
+    An online softmax (Milakov and Gimelshein 2018): the largest score so far, the sum of exponentials and the weighted
+    sum are carried along and rescaled where a larger score comes. What lies between embeddings and scores is computed
+    again on the way back (`jax.checkpoint`), so that memory does not grow with it.
+
+    Args:
+        scores_of: embeddings [k, D] to scores [k].
+        embeddings: [K, D].
+        mask: [K]; a bag with no instance gives zeros.
+        chunk: instances at a time, at least 1.
+    """
+    count, width = embeddings.shape
+    extra = -count % chunk
+    if extra:
+        embeddings, mask = jnp.pad(embeddings, ((0, extra), (0, 0))), jnp.pad(mask, (0, extra))
+    lowest = jnp.finfo(embeddings.dtype).min / 2  # finite, for the difference of two of them is 0
+
+    @jax.checkpoint
+    def add(carry: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[Any, Array]:
+        (top, total, weighted), (h, held) = carry, part
+        scores = jnp.where(held, scores_of(h), -jnp.inf)
+        # The result does not depend on the shift, so neither does its gradient.
+        higher = lax.stop_gradient(jnp.maximum(top, scores.max()))
+        shrink, weight = jnp.exp(top - higher), jnp.exp(scores - higher)
+        return (higher, total * shrink + weight.sum(), weighted * shrink + weight @ h), scores
+
+    start = (lowest, jnp.zeros(()), jnp.zeros(width))
+    parts = embeddings.reshape(-1, chunk, width), mask.reshape(-1, chunk)
+    (top, total, weighted), scores = lax.scan(add, start, parts)
+    total = jnp.where(total > 0, total, 1)
+    return Pooled(weighted / total, (jnp.exp(scores.reshape(-1) - top) / total)[:count])
+
+
+class EmbeddingPooling(nn.Module):
+    """Mean, maximum or log-sum-exp of each coordinate of the embeddings over the bag, without parameters.
+
+    The embedding-level approach of the MI-Nets (Wang et al. 2018). Log-sum-exp is log((1/n) Σ exp h): between the
+    mean and the maximum. An instance's attention is its part in the bag's embedding, the mean over the D coordinates
+    of: 1/n; the share of the maximum, which instances that reach it divide; its share of the sum of exponentials.
+
+    Attributes:
+        kind: which of them.
+    """
+
+    kind: Literal["mean", "max", "lse"]
+
+    @nn.compact
+    def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
+        """Joins the embeddings [K, D] of the instances in `mask` [K]."""
+        held, count = mask[:, None], jnp.maximum(mask.sum(), 1)
+        if self.kind == "mean":
+            return Pooled(jnp.sum(embeddings, axis=0, where=held) / count, mask / count)
+        if self.kind == "lse":
+            # Where there is no instance, neither the value nor the gradient may be infinite.
+            some = jnp.where(held | ~mask.any(), embeddings, -jnp.inf)
+            joined = jax.nn.logsumexp(some, axis=0) - jnp.log(count)
+            return Pooled(jnp.where(mask.any(), joined, 0), masked_softmax(embeddings, held).mean(axis=1))
+        joined = jnp.max(embeddings, axis=0, where=held, initial=-jnp.inf)
+        reached = held & (embeddings == joined)
+        share = reached / jnp.maximum(reached.sum(axis=0), 1)
+        return Pooled(jnp.where(mask.any(), joined, 0), share.mean(axis=1))
+
+
+class InstancePooling(nn.Module):
+    """Mean, maximum or noisy-or of the probabilities of the instances, without parameters.
+
+    The instance-level approach (mi-Net, Wang et al. 2018; noisy-or, Maron and Lozano-Pérez 1998): the classifier judges
+    every instance, and a bag's probability of a class is the mean of those of its instances, the largest, or
+    1 - Π (1 - p_k). All in log odds, which keeps them finite. An instance's attention is its share of the sum of
+    the probabilities of not being of class 0 (for several classes, of the most probable one besides).
+
+    Attributes:
+        kind: which of them.
+    """
+
+    kind: Literal["mean", "max", "noisy_or"]
+
+    @nn.compact
+    def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
+        """Joins log odds [K, C - 1] of the instances in `mask` [K], of each class against class 0."""
+        held, some = mask[:, None], mask.any()
+        odds = jnp.where(held | ~some, embeddings, -jnp.inf if self.kind == "max" else 0)
+        if self.kind == "max":
+            joined = odds.max(axis=0)
+        elif self.kind == "mean":
+            log_sum = lambda x: jax.nn.logsumexp(jnp.where(held | ~some, nn.log_sigmoid(x), -jnp.inf), axis=0)  # noqa: E731
+            joined = log_sum(odds) - log_sum(-odds)
+        else:
+            # -log Π (1 - p_k), and log odds of 1 - exp(-that).
+            evidence = jnp.maximum(jnp.sum(nn.softplus(odds), axis=0, where=held | ~some), jnp.finfo(odds.dtype).tiny)
+            joined = evidence + jnp.log(-jnp.expm1(-evidence))
+        score = jnp.where(mask, nn.sigmoid(embeddings).max(axis=1), 0)
+        return Pooled(jnp.where(some, joined, 0), score / jnp.maximum(score.sum(), jnp.finfo(score.dtype).tiny))

@@ -429,8 +429,9 @@ def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
         raise InputError(argument, str(path), remedy)
     summary = _read_json(path, "summary.json", argument)
     try:
-        with np.load(path / "attention.npz") as file:
-            arrays = dict(file)
+        # Opened here: NumPy would leave a damaged file open.
+        with (path / "attention.npz").open("rb") as file, np.load(file) as saved:
+            arrays = dict(saved)
         return FinishedRun(path, config, summary, _read_log(path), arrays)
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         remedy = f"this run is not complete: one of its files is missing or damaged ({error})"

@@ -8,6 +8,7 @@ Axes: B bags, K slots, C classes, E epochs; M bags of a batch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, no_type_check
 
@@ -22,9 +23,12 @@ from mil_jax import losses
 from mil_jax.attention import AttentionStats, attention_stats, mean_stats
 from mil_jax.bags import Bags, gather
 from mil_jax.errors import InputError
-from mil_jax.model import MIL, MILOutput, Params, Prediction, apply, init_params
+from mil_jax.model import MIL, MILOutput, Params, Prediction, apply, drops, init_params
 
-EVALUATION_CHUNK = 512  # bags evaluated at a time: memory stays bounded however many there are
+# Bags and slots evaluated at a time: memory stays bounded however many there are.
+EVALUATION_BAGS, EVALUATION_SLOTS = 512, 2048
+
+Augment = Callable[[Key[Array, ""], Float[Array, "K ..."]], Float[Array, "K ..."]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,20 @@ class FitConfig:
     """Bags per step."""
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
+    widths: tuple[int, ...] | None = None
+    """Numbers of slots that bags are cut to, ascending, the last one all (see `bags.bucket_widths`). It decides time
+    alone, not numbers; `fit_ensemble` chooses them where not given, and `fit` cuts nothing."""
+    augment: Augment | None = None
+    """What a training step does to a bag's instances [K, ...] first, given a key; a function of a module."""
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
             if value < 1:
                 raise InputError(name, value, "use at least 1")
+        widths = self.widths or (1,)
+        if widths[0] < 1 or list(widths) != sorted(set(widths)):
+            raise InputError("widths", self.widths, "use whole numbers from 1, ascending")
 
 
 @no_type_check
@@ -57,11 +70,14 @@ class Hyper:
         learning_rate: [] of Adam.
         l2: [] factor of the sum of squares of the pooling's parameters V, U and w.
         class_weight: [C] factor of the training loss of each class.
+        weight_decay: [] factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as
+            in PyTorch's Adam and the paper); None for a program without it.
     """
 
     learning_rate: jax.Array
     l2: jax.Array
     class_weight: jax.Array
+    weight_decay: jax.Array | None = None
 
 
 @no_type_check
@@ -138,6 +154,7 @@ def make_hyper(
     learning_rate: float = 1e-3,
     l2: float = 0.01,
     class_weights: bool = True,
+    weight_decay: float | None = None,
 ) -> Hyper:
     """Hyperparameters for a set of training bags; class weights are B / (C * count) or 1.
 
@@ -150,13 +167,16 @@ def make_hyper(
         raise InputError("learning_rate", learning_rate, "use a positive number, such as 1e-3")
     if not 0 <= l2 < float("inf"):
         raise InputError("l2", l2, "use 0 or more, such as 0.01")
+    if weight_decay is not None and not 0 <= weight_decay < float("inf"):
+        raise InputError("weight_decay", weight_decay, "use 0 or more, such as 1e-4")
     for label in (int(train.label.min()), int(train.label.max())):
         if not 0 <= label < classes:
             raise InputError("label", label, f"use 0 to {classes - 1}, or more classes")
     draws = train.label if train.label.ndim == 2 else train.label[None]
     weights = [losses.class_weights(label, classes) if class_weights else jnp.ones(classes) for label in draws]
     weight = jnp.stack(weights) if train.label.ndim == 2 else weights[0]
-    return Hyper(jnp.float32(learning_rate), jnp.float32(l2), weight)
+    decay = None if weight_decay is None else jnp.float32(weight_decay)
+    return Hyper(jnp.float32(learning_rate), jnp.float32(l2), weight, decay)
 
 
 # ---- one step ----
@@ -184,9 +204,33 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
 adam = scale_by_keras_adam()
 
 
-def output_of(model: MIL, params: Params, bags: Bags, i: Int[Array, ""]) -> MILOutput:
-    """The model's output for the bag at `i`; the gather is part of the compiled step."""
-    return apply(model, params, gather(bags.pool, bags.rows[i]), bags.mask[i])
+def output_of(
+    model: MIL,
+    params: Params,
+    bags: Bags,
+    i: Int[Array, ""],
+    width: int | None = None,
+    augment: Augment | None = None,
+    key: Key[Array, ""] | None = None,
+) -> MILOutput:
+    """The model's output for the bag at `i`; the gather is part of the compiled step.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        bags: bags shared by the members, or of one member.
+        i: [] which of them.
+        width: slots to look at; all where not given.
+        augment: what is done to the instances first, where there is a key.
+        key: of augmentation and dropout; neither where not given.
+    """
+    instances, mask = gather(bags.pool, bags.rows[i, :width], bags.scaler), bags.mask[i, :width]
+    if key is None:
+        return apply(model, params, instances, mask)
+    key_augment, key_dropout = jax.random.split(key)
+    if augment is not None:
+        instances = augment(key_augment, instances)
+    return apply(model, params, instances, mask, key_dropout if drops(model) else None)
 
 
 def batch_loss(
@@ -196,27 +240,60 @@ def batch_loss(
     bags: Bags,
     index: Int[Array, " M"],
     valid: Bool[Array, " M"],
+    width: int | None = None,
+    augment: Augment | None = None,
+    keys: Key[Array, " M"] | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Mean over the valid bags of weight * cross-entropy, plus L2; and how many are classified right."""
-    logits = jax.vmap(lambda i: output_of(model, params, bags, i).logits)(index)
+    of_bag = lambda i, key=None: output_of(model, params, bags, i, width, augment, key).logits  # noqa: E731
+    logits = jax.vmap(of_bag)(index) if keys is None else jax.vmap(of_bag)(index, keys)
     label = bags.label[index]
     weighted = hyper.class_weight[label] * jax.vmap(losses.cross_entropy)(logits, label)
     mean = jnp.sum(weighted, where=valid) / jnp.sum(valid)
     correct = jnp.sum(jnp.argmax(logits, axis=-1) == label, where=valid)
-    return mean + hyper.l2 * losses.l2_penalty(params["pooling"]), correct
+    return mean + hyper.l2 * losses.l2_penalty(params.get("pooling", {})), correct
+
+
+def by_width(
+    function: Callable[[int], Callable[..., Any]], widths: tuple[int, ...], size: Int[Array, ""], *args: Any
+) -> Any:
+    """`function(width)(*args)` for the least of the widths that is not below `size`; each is compiled once."""
+    if len(widths) == 1:
+        return function(widths[0])(*args)
+    which = jnp.sum(size > jnp.array(widths[:-1]))
+    return lax.switch(which, [function(width) for width in widths], *args)
+
+
+def widths_of(config: FitConfig, bags: Bags) -> tuple[int, ...]:
+    """The widths that these bags are cut to: those of the config, and at last all slots."""
+    slots = bags.rows.shape[-1]
+    return (*(width for width in config.widths or () if width < slots), slots)
 
 
 def train_step(
     model: MIL,
+    config: FitConfig,
     hyper: Hyper,
     bags: Bags,
     state: TrainState,
     index: Int[Array, " M"],
     valid: Bool[Array, " M"],
+    key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, tuple[Float[Array, ""], Int[Array, ""]]]:
-    """One step of Adam on the valid ones of the bags at `index`; info is (loss, number classified right)."""
+    """One step of Adam on the valid ones of the bags at `index`; info is (loss, number classified right).
+
+    The bags are cut to the least width that holds the largest of them. `key` decides dropout and augmentation.
+    """
     grad = jax.value_and_grad(batch_loss, has_aux=True)
-    info, gradient = grad(state.params, model, hyper, bags, index, valid)
+    keys = None if key is None else jax.random.split(jax.random.fold_in(key, state.step), index.shape[0])
+
+    def at(width: int) -> Callable[[Params], Any]:
+        return lambda params: grad(params, model, hyper, bags, index, valid, width, config.augment, keys)
+
+    size = jnp.sum(bags.mask[index], axis=-1).max()
+    info, gradient = by_width(at, widths_of(config, bags), size, state.params)
+    if hyper.weight_decay is not None:
+        gradient = jax.tree.map(lambda g, p: g + hyper.weight_decay * p, gradient, state.params)
     direction, opt_state = adam.update(gradient, state.opt_state)
     descend = lambda p, d: p - hyper.learning_rate * d  # noqa: E731
     params = jax.tree.map(descend, state.params, direction)
@@ -243,38 +320,72 @@ def train_epoch(
 ) -> tuple[TrainState, tuple[Float[Array, ""], Float[Array, ""]]]:
     """Visits every bag once, in an order that `key` decides; info is (mean loss, accuracy)."""
     bag_count = bags.label.shape[0]
-    batches = epoch_order(key, bag_count, config.batch_size)
-    step = lambda state, batch: train_step(model, hyper, bags, state, *batch)  # noqa: E731
+    noisy = config.augment is not None or drops(model)
+    key_order, key_noise = jax.random.split(key) if noisy else (key, None)
+    batches = epoch_order(key_order, bag_count, config.batch_size)
+    step = lambda state, batch: train_step(model, config, hyper, bags, state, *batch, key_noise)  # noqa: E731
     state, (loss, correct) = lax.scan(step, state, batches)
     # Sums first, division last: a batch counts by its number of bags, so that the partial one is exact.
     size = jnp.sum(batches[1], axis=1)
     return state, (jnp.sum(loss * size) / bag_count, jnp.sum(correct) / bag_count)
 
 
-def predict(model: MIL, params: Params, bags: Bags) -> Prediction:
-    """Class probabilities [B, C] and attention weights [B, K] of one member, a chunk of bags at a time."""
+def map_bags(function: Callable[[Array, int], Any], bags: Bags, widths: tuple[int, ...]) -> Any:
+    """`function(i, width)` of every bag, a chunk of bags at a time, each chunk cut to its largest bag.
 
-    def one(i: Array) -> Prediction:
-        out = output_of(model, params, bags, i)
-        return Prediction(jax.nn.softmax(out.logits), out.attention)
+    Args:
+        function: of a bag's index and the slots to look at; its result must not depend on the latter in shape.
+        bags: B bags.
+        widths: ascending, the last one all slots.
 
-    return lax.map(one, jnp.arange(bags.label.shape[0]), batch_size=EVALUATION_CHUNK)
+    Returns:
+        The results, with a leading axis B.
+    """
+    count = bags.label.shape[0]
+    chunk = max(1, min(EVALUATION_BAGS, EVALUATION_SLOTS // widths[-1]))
+    if len(widths) == 1:
+        return lax.map(lambda i: function(i, widths[0]), jnp.arange(count), batch_size=chunk)
+    sizes = bags.mask.sum(axis=-1)
+    order = jnp.argsort(sizes)  # so that the bags of a chunk are of like sizes
+    padded = jnp.pad(order, (0, -count % chunk), mode="edge").reshape(-1, chunk)
+
+    def of_chunk(index: Array) -> Any:
+        at = lambda width: jax.vmap(lambda i: function(i, width))  # noqa: E731
+        return by_width(at, widths, sizes[index].max(), index)
+
+    results = lax.map(of_chunk, padded)
+    place = jnp.argsort(order)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[place], results)
+
+
+def predict(model: MIL, params: Params, bags: Bags, widths: tuple[int, ...] | None = None) -> Prediction:
+    """Class probabilities [B, C], attention weights and scores [B, K] of one member, a chunk of bags at a time."""
+    slots = bags.rows.shape[-1]
+
+    def one(i: Array, width: int) -> Prediction:
+        out = output_of(model, params, bags, i, width)
+        whole = lambda values: jnp.pad(values, (0, slots - width))  # noqa: E731
+        return Prediction(jax.nn.softmax(out.logits), whole(out.attention), whole(out.scores))
+
+    return map_bags(one, bags, widths or (slots,))
 
 
 def validate(
-    model: MIL, params: Params, hyper: Hyper, bags: Bags
+    model: MIL, config: FitConfig, params: Params, hyper: Hyper, bags: Bags
 ) -> tuple[Float[Array, ""], Float[Array, ""], AttentionStats, AttentionStats]:
     """Loss (unweighted, with L2), accuracy, and mean attention statistics of positive and negative bags."""
 
-    def one(i: Array) -> tuple[Array, Array, AttentionStats]:
-        out, label = output_of(model, params, bags, i), bags.label[i]
-        stats = attention_stats(out.attention, bags.mask[i], bags.instance_label[i])
+    def one(i: Array, width: int) -> tuple[Array, Array, AttentionStats]:
+        out, label = output_of(model, params, bags, i, width), bags.label[i]
+        stats = attention_stats(out.attention, bags.mask[i, :width], bags.instance_label[i, :width])
         return losses.cross_entropy(out.logits, label), jnp.argmax(out.logits) == label, stats
 
-    loss, correct, stats = lax.map(one, jnp.arange(bags.label.shape[0]), batch_size=EVALUATION_CHUNK)
-    penalised = loss.mean() + hyper.l2 * losses.l2_penalty(params["pooling"])
+    loss, correct, stats = map_bags(one, bags, widths_of(config, bags))
+    present = bags.label >= 0
+    mean = lambda values: jnp.sum(values, where=present) / jnp.sum(present)  # noqa: E731
+    penalised = mean(loss) + hyper.l2 * losses.l2_penalty(params.get("pooling", {}))
     positive, negative = mean_stats(stats, bags.label > 0), mean_stats(stats, bags.label == 0)
-    return penalised, correct.mean(), positive, negative
+    return penalised, mean(correct), positive, negative
 
 
 def init_fit(
@@ -309,7 +420,7 @@ def fit_epoch(
     """Trains one epoch, validates, and keeps the parameters if no epoch before had a lower loss."""
     key_order = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.epoch)
     trained, (train_loss, train_accuracy) = train_epoch(model, config, hyper, train, state.train, key_order)
-    val_loss, val_accuracy, positive, negative = validate(model, trained.params, hyper, val)
+    val_loss, val_accuracy, positive, negative = validate(model, config, trained.params, hyper, val)
     epoch, better = state.epoch + 1, val_loss < state.best_loss
     keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
     advanced = FitState(

@@ -351,8 +351,8 @@ def test_a_bag_is_a_uniform_draw_given_its_label() -> None:
     truth = np.asarray(drawn.instance_label)
     of_positive = truth[truth.any(axis=1)]
     ones = int((data.label[:5000] == 1).sum())
-    expected = scipy.stats.hypergeom(5000, ones, size).pmf(np.arange(1, 5))
-    expected /= 1 - scipy.stats.hypergeom(5000, ones, size).pmf(0)
+    expected = scipy.stats.hypergeom.pmf(np.arange(1, 5), 5000, ones, size)
+    expected /= 1 - scipy.stats.hypergeom.pmf(0, 5000, ones, size)
     counts = np.bincount(of_positive.sum(axis=1), minlength=size + 1)[1:5] / len(of_positive)
     np.testing.assert_allclose(counts, expected, atol=0.03)
     np.testing.assert_allclose(shares.positives_in_a_positive_bag(ones, 5000 - ones, size)[:4], expected, rtol=1e-6)

@@ -628,7 +628,7 @@ def test_every_choice_at_once(tmp_path: Path) -> None:
     And event files, and no report.
     """
     ended = in_short(
-        tmp_path, head="sum", gated=False, class_weights=False, batch_size=7, vary="bags", positive_class=9,
+        tmp_path, head="sum", pooling="attention", class_weights=False, batch_size=7, vary="bags", positive_class=9,
         tensorboard=True, report=False,
     )  # fmt: skip
     one, other = ended.results["members"]

@@ -71,7 +71,7 @@ def numpy_forward(params: Any, x: np.ndarray, mask: np.ndarray, config: ModelCon
         dense = p["encoder"][f"Dense_{layer}"]
         h = np.maximum(h @ dense["kernel"] + dense["bias"], 0)
     inner = np.tanh(h @ p["pooling"]["V"]["kernel"])
-    if config.gated:
+    if config.pooling == "gated_attention":
         inner = inner / (1 + np.exp(-h @ p["pooling"]["U"]["kernel"]))
     exponentials = np.exp(inner @ p["pooling"]["w"]["kernel"])[:, 0] * mask
     weighted = (exponentials / exponentials.sum())[:, None] * h
@@ -90,8 +90,8 @@ def numpy_forward(params: Any, x: np.ndarray, mask: np.ndarray, config: ModelCon
         # The head of 64 * 2 + 2 is 256 smaller.
         (ModelConfig(head="sum"), 141_890),
         # U is 64 * 256 = 16,384.
-        (ModelConfig(gated=False), 125_762),
-        (ModelConfig(gated=False, head="sum"), 125_506),
+        (ModelConfig(pooling="attention"), 125_762),
+        (ModelConfig(pooling="attention", head="sum"), 125_506),
     ],
 )
 def test_parameter_counts(config, count):
@@ -134,7 +134,7 @@ def test_the_attention_has_no_biases_and_the_other_layers_have():
         "U": {"kernel"},
         "w": {"kernel"},
     }
-    assert set(small_params(small(gated=False))["pooling"]) == {"V", "w"}
+    assert set(small_params(small(pooling="attention"))["pooling"]) == {"V", "w"}
     assert all(set(layer) == {"kernel", "bias"} for layer in params["encoder"].values())
     assert set(params["head"]) == {"kernel", "bias"}
 
@@ -151,12 +151,12 @@ def test_the_key_decides_the_parameters():
 # Output
 
 
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("pooling", ["gated_attention", "attention"])
 @pytest.mark.parametrize("head", ["concat", "sum"])
 @settings(deadline=None, max_examples=15)
 @given(seed=SEEDS, mask=st.lists(st.booleans(), min_size=K, max_size=K).filter(any))
-def test_output_agrees_with_a_numpy_forward_pass(gated, head, seed, mask):
-    config, x = small(gated=gated, head=head, classes=3), draw_instances(seed)
+def test_output_agrees_with_a_numpy_forward_pass(pooling, head, seed, mask):
+    config, x = small(pooling=pooling, head=head, classes=3), draw_instances(seed)
     out = compiled(config)(small_params(config), x, np.array(mask))
     expected = numpy_forward(small_params(config), x, np.array(mask), config)
     np.testing.assert_allclose(out.logits, expected, rtol=1e-4, atol=1e-5)
@@ -257,7 +257,7 @@ def test_a_config_is_hashable_and_builds_equal_models():
     assert hash(ModelConfig()) == hash(ModelConfig())
     assert build(ModelConfig()) == build(ModelConfig()) == build()
     assert hash(build()) == hash(build())
-    assert build(ModelConfig(gated=False)) != build()
+    assert build(ModelConfig(pooling="attention")) != build()
 
 
 FULL, HOLES = np.ones((5, K), bool), np.arange(K) < np.array([[K], [K - 1]])

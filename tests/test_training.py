@@ -119,12 +119,12 @@ def sum_state(sum_model: MIL) -> FitState:
 
 @pytest.fixture(scope="module")
 def step(concat_model: MIL) -> Callable[..., Any]:
-    return jit(partial(train_step, concat_model))
+    return jit(partial(train_step, concat_model, FitConfig()))
 
 
 @pytest.fixture(scope="module")
 def sum_step(sum_model: MIL) -> Callable[..., Any]:
-    return jit(partial(train_step, sum_model))
+    return jit(partial(train_step, sum_model, FitConfig()))
 
 
 # ---- the loss ----
@@ -267,9 +267,9 @@ def test_validation_by_hand_in_chunks_of_any_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The loss knows no class weights but has L2; 5 does not divide the 17 bags."""
-    monkeypatch.setattr(training, "EVALUATION_CHUNK", chunk)
+    monkeypatch.setattr(training, "EVALUATION_BAGS", chunk)
     hyper = Hyper(jnp.float32(1e-3), jnp.float32(0.05), jnp.array([100.0, 3.0]))
-    run = jit(lambda *args: (validate(concat_model, *args), predict(concat_model, args[0], args[2])))
+    run = jit(lambda *args: (validate(concat_model, FitConfig(), *args), predict(concat_model, args[0], args[2])))
     (loss, accuracy, positive, negative), predicted = run(state.train.params, hyper, val_bags)
     params, label = in_double(state.train.params), np.asarray(val_bags.label)
     expected = numpy_loss(params, val_bags, range(17), (1.0, 1.0), 0.05)
@@ -323,7 +323,7 @@ def rigged_train_epoch(*args: Any) -> tuple[TrainState, tuple[jax.Array, jax.Arr
     return state.replace(params={"pooling": state.params["pooling"] + 1}), (zero, zero)
 
 
-def rigged_validate(model: MIL, params: Any, hyper: Hyper, bags: Bags) -> tuple[Any, ...]:
+def rigged_validate(model: MIL, config: FitConfig, params: Any, hyper: Hyper, bags: Bags) -> tuple[Any, ...]:
     """In the place of a validation: the loss of the n-th epoch is the n-th number of the pool."""
     epoch, stats = params["pooling"].astype(int), blank_info().positive
     return bags.pool[epoch - 1], jnp.float32(0), stats, stats

@@ -48,7 +48,7 @@ def main(config: Config) -> None:
     mil, hyper = model.build(), training.make_hyper(train)
     state = training.init_fit(mil, jax.random.key(config.seed), 3, (28, 28)).train
     keras_model = same_keras_model(config.backend, state.params)
-    take_step = jax.jit(lambda state, i: training.train_step(mil, hyper, train, state, i[None], jnp.array([True]))[0])
+    take_step = jax.jit(lambda state, i: training.train_step(mil, training.FitConfig(), hyper, train, state, i[None], jnp.array([True]))[0])
     rows, done = [], 0
     for steps in config.steps:
         fit_keras(keras_model, train, hyper, done, steps)

@@ -1,17 +1,37 @@
-"""Where instances come from: every loader returns the same record, and nothing else reads data.
+"""Where data comes from: loaders return one of two records, and nothing else reads data.
 
-``load`` knows the sample of MNIST that is part of the package, three sets of the MNIST family, and
-any labelled image set of TensorFlow Datasets (TFDS).
+Pools of instances to draw bags from: ``load`` knows the sample of MNIST that is part of the package, three sets of the
+MNIST family, and any labelled image set of TensorFlow Datasets (TFDS). Bags as the world has them: ``load_classic``
+(MUSK, Elephant, Fox, Tiger), ``load_colon`` (histology), ``load_features`` (HDF5 files that an encoder left) and
+``read_table`` (CSV of your own).
 """
 
 from pathlib import Path
 
 from mil_jax.datasets import idx
+from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic
+from mil_jax.datasets.colon import load_colon
+from mil_jax.datasets.features import load_features
 from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
-from mil_jax.datasets.records import Dataset, Instances, content_hash
+from mil_jax.datasets.records import BagSet, Dataset, Instances, bag_set_hash, build_bag_set, content_hash
+from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
-__all__ = ["SAMPLE", "Dataset", "Instances", "content_hash", "load"]
+__all__ = [
+    "CLASSIC_NAMES",
+    "SAMPLE",
+    "BagSet",
+    "Dataset",
+    "Instances",
+    "bag_set_hash",
+    "build_bag_set",
+    "content_hash",
+    "load",
+    "load_classic",
+    "load_colon",
+    "load_features",
+    "read_table",
+]
 
 SAMPLE = "mnist-sample"
 SAMPLE_DIR = Path(__file__).parent / "mnist_sample"

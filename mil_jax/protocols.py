@@ -1,0 +1,180 @@
+"""How results are judged honestly: folds, what is chosen on which part of them, and means with their errors.
+
+A repeat of a cross-validation cuts the bags into F folds. Each fold is the test set of one member once, which is
+trained on a part of the others and chosen (its epoch, its threshold) on the rest of them. Folds times repeats are the
+members of one ensemble, each with its own bags.
+
+Axes: B bags, S members (repeats * folds, repeat by repeat), T, V and W places for training, validation and test bags.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from mil_jax.bags import ABSENT, Bags, Splits, fit_scaler
+from mil_jax.errors import InputError
+from mil_jax.metrics import bootstrap_interval
+
+
+class Folds(NamedTuple):
+    """Which bags each member trains on, is chosen on and is judged on; -1 in a place without a bag.
+
+    Attributes:
+        train: [S, T], as many for every member.
+        val: [S, V].
+        test: [S, W]; in a repeat, every bag is in one test set.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def cross_validation(
+    key: Key[Array, ""], label: Int[np.ndarray | Array, " B"], *, folds: int, repeats: int, val_share: float = 0.2
+) -> Folds:
+    """Draws stratified folds: every part of every fold has its share of each class, up to one bag.
+
+    Args:
+        key: decides the draw.
+        label: [B] the class of each bag.
+        folds: F, at least 2.
+        repeats: draws of folds, at least 1.
+        val_share: about the share of the bags outside the test fold that a member is chosen on; the training sets are
+            of one size, so this one gives way by a bag.
+
+    Raises:
+        InputError: a number out of range, or a class with too few bags for every part to have one.
+    """
+    label = np.asarray(label)
+    _check_folds(label, folds, repeats, val_share)
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    per_repeat = [_fold_of_bags(draw, label, folds) for _ in range(repeats)]
+    outside = len(label) - -(-len(label) // folds)
+    train_count = outside - max(round(val_share * outside), 1)
+    members = [
+        (*_cut(draw, label, np.flatnonzero(fold_of != fold), train_count), np.flatnonzero(fold_of == fold))
+        for fold_of in per_repeat
+        for fold in range(folds)
+    ]
+    return Folds(*(_stack_places(part) for part in zip(*members, strict=True)))
+
+
+def _check_folds(label: np.ndarray, folds: int, repeats: int, val_share: float) -> None:
+    if repeats < 1:
+        raise InputError("repeats", repeats, "use at least 1")
+    if not 0 < val_share < 1:
+        raise InputError("val_share", val_share, "use more than 0 and less than 1")
+    fewest = int(np.bincount(label)[np.unique(label)].min())
+    if len(np.unique(label)) < 2 or fewest < 3:
+        raise InputError("label", np.bincount(label).tolist(), "at least two classes of three bags are needed")
+    if not 2 <= folds <= fewest:
+        raise InputError("folds", folds, f"use 2 to {fewest}, the bags of the rarest class")
+
+
+def _fold_of_bags(draw: np.random.Generator, label: np.ndarray, folds: int) -> np.ndarray:
+    """The fold of each bag [B]: the bags of each class are dealt out one by one, where the class before ended."""
+    order = np.concatenate([draw.permutation(np.flatnonzero(label == value)) for value in np.unique(label)])
+    fold_of = np.empty(len(label), int)
+    fold_of[order] = np.arange(len(label)) % folds
+    return draw.permutation(folds)[fold_of]
+
+
+def _cut(
+    draw: np.random.Generator, label: np.ndarray, bags: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two parts of the bags, the first of a given number, with about the same share of each class."""
+    # A bag's place in its class, as a share of it: the bags with small ones are a stratified sample.
+    place = np.empty(len(bags))
+    for value in np.unique(label[bags]):
+        of_class = np.flatnonzero(label[bags] == value)
+        place[draw.permutation(of_class)] = (np.arange(len(of_class)) + draw.uniform()) / len(of_class)
+    order = np.argsort(place, kind="stable")
+    return np.sort(bags[order[:first]]), np.sort(bags[order[first:]])
+
+
+def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+    most = max(map(len, parts))
+    return np.stack([np.pad(part, (0, most - len(part)), constant_values=-1) for part in parts])
+
+
+def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
+    """Bags with a leading member axis: member s has the bags at `index[s]`, and no bag where that is -1."""
+    absent, at = index < 0, np.maximum(index, 0)
+    empty = lambda values, blank: jnp.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at])  # noqa: E731
+    return dataclasses.replace(
+        bags,
+        rows=empty(bags.rows, 0),
+        mask=empty(bags.mask, False),
+        label=empty(bags.label, ABSENT),
+        instance_label=empty(bags.instance_label, -1),
+    )
+
+
+def split_bags(bags: Bags, folds: Folds, *, standardize: bool = False) -> Splits:
+    """The bags of all members, each set with a leading axis S.
+
+    With `standardize`, features are shifted and scaled by the mean and standard deviation of each member's own
+    training bags alone.
+    """
+    splits = Splits(*(own_bags(bags, part) for part in folds))
+    if not standardize:
+        return splits
+    scaler = fit_scaler(splits.train)
+    return Splits(*(dataclasses.replace(part, scaler=scaler) for part in splits))
+
+
+def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray, " B"]) -> float:
+    """The probability from which on a bag is called positive that classifies most of these bags right.
+
+    It lies in the middle between two of their probabilities; of equally good ones, that nearest to 0.5. Places without
+    a bag, of label -1, do not count.
+    """
+    held = np.asarray(label) >= 0
+    score, truth = np.asarray(probability, float)[held], np.asarray(label)[held] > 0
+    edges = np.unique(np.concatenate([[0.0, 1.0], score]))
+    candidates = np.concatenate([[0.5], (edges[1:] + edges[:-1]) / 2])
+    right = ((score >= candidates[:, None]) == truth).sum(axis=1)
+    best = candidates[right == right.max()]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def pool_repeats(values: Shaped[np.ndarray, "S W"], test: Int[np.ndarray, "S W"], repeats: int) -> np.ndarray:
+    """Values of test bags, put in the order of the bags: [repeats, B]; in a repeat every bag is judged once."""
+    folds = len(test) // repeats
+    pooled = np.empty((repeats, test.max() + 1, *values.shape[2:]), values.dtype)
+    for member, (own, bags) in enumerate(zip(values, test, strict=True)):
+        pooled[member // folds, bags[bags >= 0]] = own[bags >= 0]
+    return pooled
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over repeats and how sure it is.
+
+    Attributes:
+        mean: over repeats.
+        standard_error: of that mean, over repeats; NaN for one repeat. Repeats share their bags: it tells what
+            another draw of folds and seeds would change, and not what other bags would.
+        low: lower end of the bootstrap interval of 95 % over bags: what other bags would change.
+        high: its upper end.
+    """
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+
+
+def estimate(by_repeat: Float[np.ndarray, " R"], by_bag: Float[np.ndarray, " B"] | None = None) -> Estimate:
+    """Mean and standard error of a score over repeats [R]; with the score's mean per bag [B], its interval."""
+    values = np.asarray(by_repeat, float)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    low, high = (float("nan"),) * 2
+    if by_bag is not None:
+        low, high = map(float, bootstrap_interval(jnp.asarray(by_bag, jnp.float32), jax.random.key(0)))
+    return Estimate(float(values.mean()), error, low, high)
