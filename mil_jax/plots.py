@@ -63,6 +63,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
+    "axes.formatter.useoffset": False,
     "axes.labelcolor": BLACK,
     "axes.edgecolor": "#8C8C8C",
     "axes.linewidth": 0.8,

@@ -378,6 +378,7 @@ def conclude(
     figures: Figures,
     gallery: Any = None,
     more: Mapping[str, Any] = {},
+    note: str = NOTE,
 ) -> Path:
     """Writes results.csv, summary.json, figures and report.html, and prints the table and what was found.
 
@@ -389,6 +390,7 @@ def conclude(
         figures: names to figures and their captions.
         gallery: a part of the report with bags; none where not given.
         more: what `summary.json` shall hold besides.
+        note: what the report says of its numbers.
     """
     warnings = collapses([point for point in points if any(row["point"] == point.name for row in rows)])
     seconds = study.watch.read()
@@ -399,7 +401,7 @@ def conclude(
         run.write_csv("results.csv", [row for point in points for row in tidy(point)])
         for name, (figure, _) in figures.items():
             run.write_figure(name, figure)
-        run.write_text("report.html", page(study, rows, [finding, *warnings], figures, gallery, seconds))
+        run.write_text("report.html", page(study, rows, [finding, *warnings, note], figures, gallery, seconds))
         run.write_json("summary.json", summary)
     for measure in study.config.measures:
         cli.print_table(study.labels[measure], COLUMNS, cells(rows, measure))
@@ -458,7 +460,7 @@ def page(
         report.Table(study.labels[measure].capitalize(), COLUMNS, cells(rows, measure))
         for measure in study.config.measures
     ]
-    found = report.Text("What was found", [*finding, NOTE, *(" ".join(each.split()) for each in text[:1])])
+    found = report.Text("What was found", [*finding, *(" ".join(each.split()) for each in text[:1])])
     parts = [found, *pictures, *tables, *([gallery] if gallery else []), report.Settings("Settings", settings)]
     return report.render(title, parts, subtitle=study.data.name)
 

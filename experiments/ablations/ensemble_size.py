@@ -25,8 +25,15 @@ MORE = {
     "information_auc": "errors found by the members' disagreement (AUC)",
     "uncertainty_auc": "errors found by the ensemble's own uncertainty (AUC)",
 }
+FINDERS = {"members' disagreement": "information_auc", "own uncertainty": "uncertainty_auc"}
 FEWEST = 4  # members for two ensembles of two
 SHOWN = ("accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy")
+
+NOTE = (
+    "Mean, standard deviation and 95 % bootstrap interval over ensembles that share no member, on the same test bags; "
+    "an ensemble is compared with the mean of its own members. Attention statistics are means over the positive test "
+    "bags, of the members' mean weights."
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ def main(config: Config) -> Path:
     first = ablation.members_of(trained.params, slice(config.largest))
     gallery = ablation.gallery_of(study, mil, first, config.positive_class, title)
     figures = {**draw(study, rows, points), **reliability(predicted, splits.test, points)}
-    return ablation.conclude(study, points, rows, find(rows, points), figures, gallery)
+    return ablation.conclude(study, points, rows, find(rows, points), figures, gallery, note=NOTE)
 
 
 def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point]:
@@ -98,11 +105,11 @@ def draw(study: Study, rows: list[ablation.Row], points: list[Point]) -> ablatio
         study.labels[measure]: {"ensembles": ablation.band(rows, measure, names)}
         for measure in study.config.measures if measure not in MORE
     }  # fmt: skip
-    found = {label: ablation.band(rows, measure, names) for measure, label in MORE.items()}
+    found = {name: ablation.band(rows, measure, names) for name, measure in FINDERS.items()}
     x = np.array([point.factors["size"] for point in points])
     caption = "Mean over ensembles that share no member, in its 95 % interval."
     figures = {"ensemble_size": (plots.panels_with_band(x, panels, "members", log_x=True), caption)}
-    title = "how often a wrong bag ranks above a right one (AUC)"
+    title = "errors found (AUC)"
     figures["errors_found"] = (plots.lines_with_band(x, found, "members", title, log_x=True), caption)
     return figures
 
@@ -118,7 +125,7 @@ def reliability(predicted: Prediction, test: Bags, points: list[Point]) -> ablat
         error = float(np.mean(point.scores["calibration_error"]))
         figure = plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
         name = "single members" if point is points[0] else f"ensembles of {point.name}"
-        caption = f"{name.capitalize()}; the error printed is the mean over them."
+        caption = f"{name.capitalize()}; the error printed is their mean; bars count all predictions as independent."
         figures[f"reliability_{point.name}"] = (figure, caption)
     return figures
 

@@ -126,19 +126,23 @@ def draw(study: Study, config: Config, measured: Measured) -> object:
 
 
 def find(rows: list[ablation.Row], chosen: list[Point]) -> str:
-    """Whether test loss and entropy rise from the best to the last epoch, and how equal the weights are then."""
-    told = []
+    """Whether test loss and entropy rise from the best to the last epoch, how equal the weights are then, and why."""
+    told, more_equal = [], {}
     for point in chosen:
         l2 = point.factors["l2"]
-        of = lambda measure, point=point: ablation.row_of(rows, measure, point.name)  # noqa: E731
         if not point.against.startswith(f"L2 {l2:g},"):
             continue
-        loss, entropy = of("loss"), of("normalized_entropy")
+        loss, entropy = (ablation.row_of(rows, measure, point.name) for measure in ("loss", "normalized_entropy"))
+        if loss["difference_low"] > 0:
+            more_equal[l2] = entropy["difference_low"] > 0
         told.append(
-            f"L2 {l2:g}: from epoch {point.against.split()[-1]} to {point.factors['epoch']} "
+            f"L2 {l2:g}, from epoch {point.against.split()[-1]} to {point.factors['epoch']}: "
             f"{ablation.tell('test loss', loss)}, {ablation.tell('entropy / log K', entropy)} and "
             f"{entropy['mean']:.3g} in the end: {verdict(loss, entropy)}"
         )
+    with_l2 = [more for l2, more in more_equal.items() if l2]
+    if more_equal.get(0.0) is False and with_l2 and all(with_l2):
+        told.insert(0, "weights become equal by long training under L2, and not by overfitting alone")
     return ablation.sentence(told or ["no strength trained beyond its best epoch: nothing to judge the remark by"])
 
 

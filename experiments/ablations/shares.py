@@ -85,19 +85,40 @@ def _draw(
     bag_count: int,
     bag_size: int,
 ) -> jax.Array:
-    key_order, key_counts, key_bags = jax.random.split(key, 3)
-    is_positive = jax.random.permutation(key_order, jnp.arange(bag_count) < count)
-    drawn = 1 + jax.random.choice(key_counts, len(chances), (bag_count,), p=chances)
+    # One call of the generator, which compiles slowly, gives the bits of all draws: of a bag's positive instances,
+    # of its negative ones, of the order of its slots, of its number of positive ones, and of its label.
+    most = len(chances)
+    widths = (most, most, bag_size, bag_size, bag_size, 1, 1)
+    bits = jax.random.bits(key, (bag_count, sum(widths)), jnp.uint32)
+    *of_bags, of_counts, of_labels = jnp.split(bits, np.cumsum(widths)[:-1], axis=1)
+    is_positive = jnp.argsort(of_labels[:, 0]) < count
+    uniform = of_counts[:, 0].astype(jnp.float32) / 2.0**32
+    drawn = 1 + jnp.minimum(jnp.searchsorted(jnp.cumsum(chances), uniform), most - 1)
 
-    def draw_bag(key: jax.Array, held: jax.Array) -> jax.Array:
-        key_positive, key_negative, key_slots = jax.random.split(key, 3)
-        chosen = positives[bags.draw_without_repeats(key_positive, len(positives), len(chances))]
-        others = negatives[bags.draw_without_repeats(key_negative, len(negatives), bag_size)]
+    def draw_bag(held: jax.Array, *own: jax.Array) -> jax.Array:
+        chosen = positives[draw_without_repeats(own[0], own[1], len(positives))]
+        others = negatives[draw_without_repeats(own[2], own[3], len(negatives))]
         slot = jnp.arange(bag_size)
-        rows = jnp.where(slot < held, chosen[jnp.minimum(slot, len(chances) - 1)], others[slot - held])
-        return jax.random.permutation(key_slots, rows).astype(jnp.int32)
+        rows = jnp.where(slot < held, chosen[jnp.minimum(slot, most - 1)], others[slot - held])
+        return rows[jnp.argsort(own[4])].astype(jnp.int32)
 
-    return jax.vmap(draw_bag)(jax.random.split(key_bags, bag_count), jnp.where(is_positive, drawn, 0))
+    return jax.vmap(draw_bag)(jnp.where(is_positive, drawn, 0), *of_bags)
+
+
+def draw_without_repeats(bits: jax.Array, order: jax.Array, pool_size: int) -> jax.Array:
+    """`bags.draw_without_repeats` from random bits [count] each for the draws and for their order.
+
+    The remainders of 32 bits are uniform up to pool_size / 2^32.
+    """
+    tops = pool_size - len(bits) + jnp.arange(len(bits))
+    draws = (bits % (tops + 1).astype(jnp.uint32)).astype(jnp.int32)
+
+    def insert(slot: int, chosen: jax.Array) -> jax.Array:
+        taken = jnp.any(chosen == draws[slot])
+        return chosen.at[slot].set(jnp.where(taken, tops[slot], draws[slot]))
+
+    chosen = jax.lax.fori_loop(0, len(bits), insert, jnp.full(len(bits), -1))
+    return chosen[jnp.argsort(order)]
 
 
 def sample_splits(
