@@ -180,8 +180,16 @@ def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, posit
     first = jnp.arange(len(sizes)) < round(positive_share * len(sizes))
     wanted = jax.random.permutation(key_order, first)
     keys = jax.random.split(key_rows, len(sizes))
-    draw = jax.jit(jax.vmap(partial(_draw_labelled, slots=int(sizes.max())), in_axes=(0, 0, 0, None, None)))
-    return draw(keys, wanted, jnp.asarray(sizes), jnp.flatnonzero(is_positive), jnp.asarray(negatives))
+    positives = np.flatnonzero(is_positive)
+    return _draw_labelled_bags(keys, wanted, sizes, positives, negatives, int(sizes.max()))
+
+
+@partial(jax.jit, static_argnums=5)
+def _draw_labelled_bags(
+    keys: Array, wanted: Array, sizes: Array, positives: Array, negatives: Array, slots: int
+) -> Array:
+    draw = jax.vmap(partial(_draw_labelled, slots=slots), in_axes=(0, 0, 0, None, None))
+    return draw(keys, wanted, sizes, positives, negatives)
 
 
 def _draw_labelled(key: Array, wanted: Array, size: Array, positives: Array, negatives: Array, *, slots: int) -> Array:

@@ -32,7 +32,7 @@ class Disagreement:
         votes: share of members whose class is not the one of most members [B].
         information: H(mean over members of p) - mean over members of H(p), in nats [B]: what the bag's label would
             tell about the members (Houlsby et al. 2011); 0 where all say the same.
-        wrong: 1 where the ensemble's class is not the true one [B].
+        wrong: 1 where the ensemble's class is not the true one [B]; a place without a bag, of label -1, counts nowhere.
         votes_auc: how often `votes` is higher for a wrong bag than for a right one, ties counting half []; NaN where
             the ensemble errs on no bag or on all.
         information_auc: the same of `information` [].
@@ -69,9 +69,10 @@ def _disagreement(probability: Float[Array, "S B C"], label: Array, members: Arr
     votes = 1 - mean_of(voted, where=members[:, None, None]).max(axis=-1)
     known = mean_of(_entropy(probability), where=members[:, None])
     information = jnp.maximum(_entropy(mean) - known, 0)
-    wrong = (mean.argmax(axis=-1) != label).astype(jnp.int32)
+    present = label >= 0
+    wrong = ((mean.argmax(axis=-1) != label) & present).astype(jnp.int32)
     scores = (votes, information, 1 - mean.max(axis=-1))
-    return Disagreement(votes, information, wrong, *(metrics.roc_auc(score, wrong) for score in scores))
+    return Disagreement(votes, information, wrong, *(metrics.roc_auc(score, wrong, present) for score in scores))
 
 
 def _entropy(probability: Array) -> Array:

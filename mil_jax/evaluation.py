@@ -168,10 +168,10 @@ def agreement_table(
 
 
 def bag_groups(predicted: Prediction, bags: Bags) -> dict[str, np.ndarray]:
-    """Which bags [B] are positive, negative, classified right and classified wrong."""
+    """Which bags [B] are positive, negative, classified right and classified wrong; places without a bag are none."""
     label = np.asarray(bags.label)
-    right = np.asarray(predicted.probability).argmax(axis=-1) == label
-    return {"positive": label > 0, "negative": label == 0, "correct": right, "wrong": ~right}
+    present, right = label >= 0, np.asarray(predicted.probability).argmax(axis=-1) == label
+    return {"positive": label > 0, "negative": label == 0, "correct": present & right, "wrong": present & ~right}
 
 
 def _table(

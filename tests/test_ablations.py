@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import scipy.stats
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
@@ -28,7 +27,6 @@ from mil_jax.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "ablations"))
 ablation: Any = importlib.import_module("ablation")
-shares: Any = importlib.import_module("shares")
 scripts: dict[str, Any] = {
     name: importlib.import_module(name)
     for name in ("gating", "bag_size", "regularization", "ensemble_size", "digits", "imbalance")
@@ -253,7 +251,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("digits", {"classes": (1,)}, "classes"),
     ("digits", {"classes": (1, 10)}, "classes"),
     ("imbalance", {"shares": (0.0,)}, "shares"),
-    ("imbalance", {"shares": (0.001,)}, "positive_share"),
+    ("imbalance", {"shares": (0.001,)}, "shares"),
+    ("bag_size", {"positive_share": 1.0}, "positive_share"),
 ]
 
 
@@ -317,60 +316,6 @@ def test_intervals_of_columns_of_different_lengths() -> None:
     assert mean[:2] == pytest.approx([long.mean(), 1.5], rel=1e-5) and np.isnan(mean[2])
     assert (low[1], high[1]) == (1.0, 2.0)
     assert low[0] < mean[0] < high[0] and high[0] - low[0] == pytest.approx(2 * 1.96 * long.std() / 30**0.5, rel=0.2)
-
-
-# ---- bags of a wanted share ----
-
-
-def bags_of(share: float, size: int, count: int = 400, seed: int = 0) -> Any:
-    data = datasets.load("mnist-sample").train
-    return shares.sample_bags(
-        jax.random.key(seed), data, np.arange(5000), bag_count=count, bag_size=size, positive_class=1,
-        positive_share=share,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("share", "size"), [(0.02, 3), (0.5, 40)])
-def test_the_share_is_exact_and_the_bags_are_what_they_say(share: float, size: int) -> None:
-    data = datasets.load("mnist-sample").train
-    drawn = bags_of(share, size)
-    rows, label = np.asarray(drawn.rows), np.asarray(drawn.label)
-    assert label.sum() == round(share * 400)
-    assert all(len(set(bag)) == size for bag in rows.tolist()) and rows.max() < 5000
-    np.testing.assert_array_equal(drawn.instance_label, data.label[rows] == 1)
-    np.testing.assert_array_equal(label, (data.label[rows] == 1).any(axis=1))
-    assert 0 < np.flatnonzero(label).mean() / 400 < 1
-    np.testing.assert_array_equal(rows, bags_of(share, size).rows)
-    assert (rows != np.asarray(bags_of(share, size, seed=1).rows)).any()
-
-
-def test_a_bag_is_a_uniform_draw_given_its_label() -> None:
-    """As many positive instances as in uniform draws that hold one, by scipy; in any slot; every instance alike."""
-    data, size = datasets.load("mnist-sample").train, 6
-    drawn = bags_of(0.5, size, count=6000)
-    truth = np.asarray(drawn.instance_label)
-    of_positive = truth[truth.any(axis=1)]
-    ones = int((data.label[:5000] == 1).sum())
-    expected = scipy.stats.hypergeom.pmf(np.arange(1, 5), 5000, ones, size)
-    expected /= 1 - scipy.stats.hypergeom.pmf(0, 5000, ones, size)
-    counts = np.bincount(of_positive.sum(axis=1), minlength=size + 1)[1:5] / len(of_positive)
-    np.testing.assert_allclose(counts, expected, atol=0.03)
-    np.testing.assert_allclose(shares.positives_in_a_positive_bag(ones, 5000 - ones, size)[:4], expected, rtol=1e-6)
-    np.testing.assert_allclose(of_positive.mean(axis=0), of_positive.mean(), atol=0.03)
-    for positive in (0, 1):
-        seen = np.bincount(np.asarray(drawn.rows)[truth == positive], minlength=5000)
-        seen = seen[(data.label[:5000] == 1) == positive]
-        # Counts of a uniform draw are Poisson, up to what drawing without repeats takes away.
-        assert seen.var() == pytest.approx(seen.mean(), rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("share", "size", "argument"), [(0.001, 3, "positive_share"), (1.0, 3, "positive_share"), (0.5, 5000, "bag_size")]
-)
-def test_bags_that_there_are_not(share: float, size: int, argument: str) -> None:
-    with pytest.raises(InputError) as caught:
-        bags_of(share, size)
-    assert caught.value.argument == argument
 
 
 # ---- thresholds and repeated bags ----

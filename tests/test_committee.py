@@ -1,5 +1,7 @@
 """What an ensemble is worth: subsets of members by two routes, disagreement against scikit-learn and by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from conftest import draw_bags
 from sklearn import metrics as sk
 
 from mil_jax import committee
-from mil_jax.bags import Bags
+from mil_jax.bags import Bags, take
 from mil_jax.ensemble import average
 from mil_jax.errors import InputError
 from mil_jax.evaluation import evaluate, flatten
@@ -136,6 +138,17 @@ def test_disagreement_of_some_members_is_that_of_theirs_alone(predicted: Predict
         committee.disagreement(chosen(predicted, subset), bags),
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, alone)
+
+
+def test_places_without_a_bag_do_not_count(predicted: Prediction, bags: Bags) -> None:
+    padded = dataclasses.replace(bags, label=bags.label.at[30:].set(-1))
+    got = committee.disagreement(predicted, padded)
+    alone = committee.disagreement(
+        Prediction(predicted.probability[:, :30], predicted.attention[:, :30]), take(bags, np.arange(30))
+    )
+    assert not np.any(got.wrong[30:])
+    for name in ("votes_auc", "information_auc", "uncertainty_auc"):
+        np.testing.assert_allclose(getattr(got, name), getattr(alone, name), rtol=1e-6)
 
 
 def test_members_that_say_the_same_do_not_disagree(predicted: Prediction, bags: Bags) -> None:

@@ -183,18 +183,29 @@ def describe(study: Study) -> tuple[dict[str, Any], dict[str, Any]]:
 # ---- bags and training ----
 
 
-def draw(study: Study, positive_class: int, bag_size: int = 3) -> Splits:
-    """Own bags of each seed, drawn as in the Keras example: [S, B, K]."""
-    return join_splits([draw_splits(study, key, positive_class, bag_size) for key in study.keys])
+def draw(study: Study, positive_class: int, bag_size: int = 3, positive_share: float | None = None) -> list[Splits]:
+    """The bags of each seed: uniform draws, as in the Keras example, with a wanted share of positive ones if given."""
+    with study.watch.phase("draw"):
+        return [draw_splits(study, key, positive_class, bag_size, positive_share) for key in study.keys]
 
 
-def draw_splits(study: Study, key: jax.Array, positive_class: int, bag_size: int = 3) -> Splits:
-    """Bags of one seed, or of all where `key` is the study's: uniform draws, positive as often as it happens."""
-    config = study.config
-    return bags.sample_splits(
-        jax.random.fold_in(key, 1), study.data, train_bags=config.train_bags, val_bags=config.val_bags,
-        test_bags=config.test_bags, bag_size=bag_size, positive_class=positive_class,
-    )  # fmt: skip
+def draw_splits(
+    study: Study, key: jax.Array, positive_class: int, bag_size: int = 3, positive_share: float | None = None
+) -> Splits:
+    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance."""
+    config, data = study.config, study.data
+    # The same halves for all seeds, so that their draws are compiled once.
+    halves = bags.split_pool(jax.random.fold_in(study.key, 1), len(data.test.label), 0.5)
+    pools = ((data.train, None), (data.test, halves[0]), (data.test, halves[1]))
+    counts = (config.train_bags, config.val_bags, config.test_bags)
+    keys = jax.random.split(jax.random.fold_in(key, 1), 3)
+    return Splits(*(
+        bags.sample_bags(
+            each, pool.x, pool.label, bag_count=count, bag_size=bag_size, positive_class=positive_class,
+            positive_share=positive_share, among=among,
+        )
+        for each, (pool, among), count in zip(keys, pools, counts, strict=True)
+    ))  # fmt: skip
 
 
 def join_splits(draws: Sequence[Splits]) -> Splits:

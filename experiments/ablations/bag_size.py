@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import ablation
-import jax
 import numpy as np
-import shares
 from ablation import Point, Study
 
 from mil_jax import cli, model, plots
-from mil_jax.bags import Bags, Splits
+from mil_jax.bags import Bags
 from mil_jax.errors import InputError
 from mil_jax.model import ModelConfig
 from mil_jax.training import FitConfig
@@ -49,6 +47,8 @@ def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     if not config.sizes or min(config.sizes) < 1 or len(set(config.sizes)) < len(config.sizes):
         raise InputError("sizes", config.sizes, "give one or more different numbers of at least 1")
+    if not 0 < config.positive_share < 1:
+        raise InputError("positive_share", config.positive_share, "use a number between 0 and 1")
     study = ablation.prepare("bag_size", __doc__, config, MORE)
     summed = [train(study, config, size, "sum") for size in config.sizes]
     joined = train(study, config, config.sizes[0], "concat")
@@ -62,21 +62,12 @@ def main(config: Config) -> Path:
 def train(study: Study, config: Config, size: int, head: Literal["sum", "concat"]) -> Point:
     """Trains all seeds on bags of one size."""
     cli.say(f"bags of {size}, head {head}")
-    with study.watch.phase("draw"):
-        splits = ablation.join_splits([draw_splits(study, config, key, size) for key in study.keys])
+    splits = ablation.join_splits(ablation.draw(study, config.positive_class, size, config.positive_share))
     mil = model.build(ModelConfig(head=head))
     fit_config = FitConfig(config.epochs, 1, config.epochs)
     trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
     scores = ablation.scores_of(study, mil, trained.params, splits.test) | {"hit_by_chance": by_chance(splits.test)}
     return Point(f"{size}, {head}", {"size": size, "head": head}, scores)
-
-
-def draw_splits(study: Study, config: Config, key: jax.Array, size: int) -> Splits:
-    return shares.sample_splits(
-        jax.random.fold_in(key, 1), jax.random.fold_in(study.key, 1), study.data, train_bags=config.train_bags,
-        val_bags=config.val_bags, test_bags=config.test_bags, bag_size=size, positive_class=config.positive_class,
-        positive_share=config.positive_share,
-    )  # fmt: skip
 
 
 def by_chance(part: Bags) -> np.ndarray:

@@ -42,7 +42,7 @@ def main(config: Config) -> Path:
     mil = model.build()
     study = ablation.prepare("digits", __doc__, config)
     check(study, config)
-    drawn = ablation.draw(study, config.classes[0])
+    drawn = ablation.join_splits(ablation.draw(study, config.classes[0]))
     each = [label_by(study, drawn, positive) for positive in config.classes]
     splits = Splits(*(join_points(parts) for parts in zip(*each, strict=True)))
     keys = jnp.tile(study.keys, len(config.classes))

@@ -16,8 +16,10 @@ from ablation import Point, Study
 from mil_jax import cli, model, plots
 from mil_jax.bags import Splits
 from mil_jax.ensemble import Ensemble
-from mil_jax.model import MIL, ModelConfig
+from mil_jax.model import MIL, ModelConfig, Pooling
 from mil_jax.training import FitConfig
+
+POOLINGS: dict[str, Pooling] = {"gated": "gated_attention", "not gated": "attention"}
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,13 @@ class Config(ablation.Options):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    models = {
-        gated: model.build(ModelConfig(pooling="gated_attention" if gated else "attention", head=config.head))
-        for gated in (True, False)
-    }
+    models = {name: model.build(ModelConfig(pooling=pooling, head=config.head)) for name, pooling in POOLINGS.items()}
     study = ablation.prepare("gating", __doc__, config)
-    splits = ablation.draw(study, config.positive_class)
-    trained = {gated: train(study, config, models[gated], splits) for gated in (True, False)}
-    names = {True: "gated", False: "not gated"}
+    splits = ablation.join_splits(ablation.draw(study, config.positive_class))
+    trained = {name: train(study, config, mil, splits) for name, mil in models.items()}
     points = []
-    for gated, name in names.items():
-        scores = ablation.scores_of(study, models[gated], trained[gated].params, splits.test)
+    for name, mil in models.items():
+        scores = ablation.scores_of(study, mil, trained[name].params, splits.test)
         points.append(Point(name, {"attention": name}, scores))
     points[1] = ablation.compare(points[1], points[0])
     rows = ablation.tabulate(points, list(study.labels), config.seed)
@@ -58,7 +56,7 @@ def main(config: Config) -> Path:
     caption = "A dot is a seed; a line joins the two models of a seed."
     figures = {"gating": (plots.seeds_by_group(strips, join=True), caption)}
     title = "Bags by gated attention"
-    gallery = ablation.gallery_of(study, models[True], trained[True].params, config.positive_class, title)
+    gallery = ablation.gallery_of(study, models["gated"], trained["gated"].params, config.positive_class, title)
     return ablation.conclude(study, points, rows, find(study, rows), figures, gallery)
 
 

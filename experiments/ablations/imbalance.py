@@ -16,7 +16,6 @@ import ablation
 import jax
 import jax.numpy as jnp
 import numpy as np
-import shares
 from ablation import Point, Study
 
 from mil_jax import cli, ensemble, losses, metrics, model, plots
@@ -59,13 +58,11 @@ class Config(ablation.Options):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    if not config.shares or not 0 < min(config.shares) <= max(config.shares) < 1:
-        raise InputError("shares", config.shares, "give one or more numbers between 0 and 1")
+    check(config)
     mil = model.build()
     grid = [(share, treatment) for share in config.shares for treatment in TREATMENTS]
     study = ablation.prepare("imbalance", __doc__, config, MORE)
-    with study.watch.phase("draw"):
-        splits = draw_bags(study, config)
+    splits = draw_bags(study, config)
     fit_config = FitConfig(config.epochs, 1, config.epochs)
     keys = jnp.tile(study.keys, len(grid))
     progress = Progress(start(config, grid, mil, keys, splits.train, fit_config), ())
@@ -80,23 +77,25 @@ def main(config: Config) -> Path:
     return ablation.conclude(study, points, rows, find(study, config, rows), figures)
 
 
+def check(config: Config) -> None:
+    """Refuses shares that leave a set without a bag of one class."""
+    if not config.shares or len(set(config.shares)) < len(config.shares):
+        raise InputError("shares", config.shares, "give one or more different numbers between 0 and 1")
+    for share in config.shares:
+        for bag_count in (config.train_bags, config.val_bags, config.test_bags):
+            if not 0 < round(share * bag_count) < bag_count:
+                raise InputError("shares", share, f"of {bag_count} bags, this leaves none of one class: take more bags")
+
+
 def draw_bags(study: Study, config: Config) -> Splits:
     """The bags of all shares, treatments and seeds as one ensemble, [P * S, B, K]."""
     draws = []
     for share in config.shares:
-        of_share = [draw_splits(study, config, key, share) for key in study.keys]
+        of_share = ablation.draw(study, config.positive_class, config.bag_size, share)
         for treatment in TREATMENTS:
             order = oversampled if treatment == "oversampling" else twice
             draws += [own._replace(train=take(own.train, order(np.asarray(own.train.label)))) for own in of_share]
     return ablation.join_splits(draws)
-
-
-def draw_splits(study: Study, config: Config, key: jax.Array, share: float) -> Splits:
-    return shares.sample_splits(
-        jax.random.fold_in(key, 1), jax.random.fold_in(study.key, 1), study.data, train_bags=config.train_bags,
-        val_bags=config.val_bags, test_bags=config.test_bags, bag_size=config.bag_size,
-        positive_class=config.positive_class, positive_share=share,
-    )  # fmt: skip
 
 
 def twice(label: np.ndarray) -> np.ndarray:
