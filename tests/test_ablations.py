@@ -166,7 +166,7 @@ def check_words(name: str, done: Ended) -> None:
     assert page.count("data:image/png") >= len(list((done.path / "figures").iterdir()))
     for measure in small(name).measures:
         label = ablation.MEASURES.get(measure) or scripts[name].MORE[measure]
-        assert f"\n{label}" in done.printed and html.escape(label.capitalize()) in page
+        assert f"\n{label}" in done.printed and html.escape(ablation.title_of(label)) in page
 
 
 def column(done: Ended, measure: str, **factors: str) -> np.ndarray:

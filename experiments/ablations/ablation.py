@@ -354,8 +354,12 @@ def listed(words: Sequence[str]) -> str:
 
 def sentence(parts: Sequence[str]) -> str:
     """The parts as one sentence."""
-    joined = "; ".join(parts)
-    return f"{joined[0].upper()}{joined[1:]}."
+    return f"{title_of('; '.join(parts))}."
+
+
+def title_of(text: str) -> str:
+    """The text with a capital letter in front; AUC stays AUC."""
+    return text[:1].upper() + text[1:]
 
 
 def band(rows: Sequence[Row], measure: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -464,11 +468,11 @@ def page(
     title, *text = study.question.strip().split("\n\n")
     settings = dataclasses.asdict(study.config) | {"data": study.data.source, "seconds": round(seconds["total"], 1)}
     pictures = [
-        report.Picture(name.replace("_", " ").capitalize(), png(study.out, name), caption)
+        report.Picture(title_of(name.replace("_", " ")), png(study.out, name), caption)
         for name, (_, caption) in figures.items()
     ]
     tables = [
-        report.Table(study.labels[measure].capitalize(), COLUMNS, cells(rows, measure))
+        report.Table(title_of(study.labels[measure]), COLUMNS, cells(rows, measure))
         for measure in study.config.measures
     ]
     found = report.Text("What was found", [*finding, *(" ".join(each.split()) for each in text[:1])])
