@@ -131,10 +131,16 @@ def test_only_the_first_process_writes_and_prints(two_processes: tuple[Ended, st
     assert not (two.path / "progress").exists()
     assert "\nepoch " in two.printed and two.printed.endswith(f"run folder: {two.path}\n")
     assert "epoch" not in printed and "run folder" not in printed
-    notes = [line.split("  ", 1)[1] for line in (two.path / "log.txt").read_text().splitlines()]
+    notes = notes_of(two.path)
     assert [note.rstrip("0123456789") for note in notes] == [
         "started", "stopped after epoch ", "resumed", "from the checkpoint of epoch "
     ]  # fmt: skip
+
+
+def notes_of(run: Path) -> list[str]:
+    """The lines of a run's log.txt without their times, and without warnings of what was learned."""
+    notes = [line.split("  ", 1)[1] for line in (run / "log.txt").read_text().splitlines()]
+    return [note for note in notes if not note.startswith("warning: ")]
 
 
 # ---- one process dies ----
@@ -179,7 +185,7 @@ def test_a_lost_process_ends_the_others(killed: Killed) -> None:
 
 def test_what_is_left_goes_on_with_one_process(killed: Killed, one_process: Ended) -> None:
     assert_equal_runs(killed.ended, one_process)
-    notes = [line.split("  ", 1)[1] for line in (killed.ended.path / "log.txt").read_text().splitlines()]
+    notes = notes_of(killed.ended.path)
     assert int(notes[-1].removeprefix("from the checkpoint of epoch ")) >= 5
 
 

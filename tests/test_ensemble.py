@@ -253,7 +253,9 @@ def test_placement_changes_no_prediction(
 def test_average_is_the_mean_over_members(predicted: Prediction) -> None:
     mean = average(predicted)
     probability, attention = (np.float64(leaf) for leaf in (predicted.probability, predicted.attention))
-    assert_close(mean, Prediction(probability.mean(axis=0), attention.mean(axis=0)))
+    assert_close((mean.probability, mean.attention), (probability.mean(axis=0), attention.mean(axis=0)))
+    assert predicted.scores is not None
+    assert_close(mean.scores, np.float64(predicted.scores).mean(axis=0))
     np.testing.assert_allclose(mean.attention.sum(axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(mean.probability.sum(axis=-1), 1, rtol=1e-5)
 

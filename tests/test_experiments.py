@@ -562,7 +562,8 @@ BAD_OPTIONS: list[Bad] = [
 @pytest.mark.parametrize(("options", "named"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
 def test_bad_input(options: list[str], named: str, tmp_path: Path) -> None:
     """One line that names the option and the value, exit status 2, and no folder."""
-    status, lines = command_here(*options_of(SMALL, out=tmp_path / "run"), *options)
+    fresh = tmp_path / "data"  # for what the user has prepared before needs no folder of files
+    status, lines = command_here(*options_of(SMALL, out=tmp_path / "run", data_dir=fresh), *options)
     assert status == 2
     assert len(lines) == 1 and lines[0].startswith(f"error: {named}")
     assert not any(tmp_path.iterdir())
