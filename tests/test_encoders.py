@@ -1,5 +1,7 @@
 """Encoders: convolutions against JAX's own, and the papers' numbers of parameters."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,8 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     encoder = MLPEncoder((2000,), dropout=0.5)
     x = jnp.ones((1, 4))
     params = encoder.init(jax.random.key(0), x)
-    quiet = encoder.apply(params, x)
-    noisy = encoder.apply(params, x, rngs={"dropout": jax.random.key(1)})
+    quiet: Any = encoder.apply(params, x)
+    noisy: Any = encoder.apply(params, x, rngs={"dropout": jax.random.key(1)})
     assert float(noisy.mean()) == pytest.approx(float(quiet.mean()), rel=0.1)
     active = np.asarray(quiet) > 0
     assert np.mean(np.asarray(noisy)[active] == 0) == pytest.approx(0.5, abs=0.06)

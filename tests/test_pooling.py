@@ -249,7 +249,7 @@ def test_chunks_change_no_result_and_no_gradient(gated, chunk):
 
     def both(module: AttentionPooling) -> Any:
         def uneven_sum(params: Any, h: Any) -> Any:
-            out = module.apply({"params": params}, h, mask)
+            out: Any = module.apply({"params": params}, h, mask)
             joined = jnp.concatenate([out.embedding, out.attention])
             return joined @ jnp.cos(jnp.arange(1.0, 1 + len(joined))), out
 
@@ -257,6 +257,6 @@ def test_chunks_change_no_result_and_no_gradient(gated, chunk):
 
     dense, chunked = both(AttentionPooling(A, gated)), both(AttentionPooling(A, gated, chunk=chunk))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), dense, chunked)
-    nothing = AttentionPooling(A, gated, chunk=chunk).apply({"params": params}, h, jnp.zeros(K, bool))
+    nothing: Any = AttentionPooling(A, gated, chunk=chunk).apply({"params": params}, h, jnp.zeros(K, bool))
     assert not np.asarray(nothing.embedding).any()
     assert not np.asarray(nothing.attention).any()

@@ -74,6 +74,7 @@ def test_members_see_their_own_bags_and_their_own_scale(feature_bags: Bags):
     folds = cross_validation(jax.random.key(0), feature_bags.label, folds=4, repeats=1)
     splits = split_bags(feature_bags, folds, standardize=True)
     assert splits.test.rows.ndim == 3
+    assert splits.test.scaler is not None and splits.val.scaler is not None
     for member in range(4):
         index = folds.train[member]
         np.testing.assert_array_equal(splits.train.rows[member], feature_bags.rows[index])
@@ -90,6 +91,7 @@ def test_what_a_test_bag_holds_does_not_reach_training(feature_bags: Bags):
     mask = np.asarray(feature_bags.mask[folds.test[0][folds.test[0] >= 0]])
     spoilt = dataclasses.replace(feature_bags, pool=feature_bags.pool.at[rows[mask]].set(1e6))
     after = split_bags(spoilt, folds, standardize=True).train
+    assert before.scaler is not None and after.scaler is not None
     np.testing.assert_array_equal(before.scaler.mean[0], after.scaler.mean[0])
     np.testing.assert_array_equal(before.scaler.factor[0], after.scaler.factor[0])
 

@@ -170,6 +170,7 @@ def test_widths_change_no_result(sum_model: MIL, ragged_bags: Bags):
     assert bucket_widths(sizes_of(ragged_bags)) != (5,), "the test cuts in predicting, too"
     assert_close(wide.probability, narrow.probability)
     assert_close(wide.attention[..., :5], narrow.attention)
+    assert wide.scores is not None
     assert_close(wide.scores[..., :5], narrow.scores)
     assert not wide.attention[..., 5:].any()
     assert not wide.scores[..., 5:].any()
@@ -181,7 +182,7 @@ def test_dropout_is_decided_by_the_member_and_the_step(noisy_model: MIL, ragged_
     quiet = fit(build(dataclasses.replace(NOISY, dropout=0.0)), ragged_bags, (5,))
     assert not np.allclose(once.curves.train_loss, quiet.curves.train_loss)
     predicted = [predict_ensemble(noisy_model, once.params, ragged_bags).probability for _ in range(2)]
-    np.testing.assert_array_equal(*predicted)
+    np.testing.assert_array_equal(predicted[0], predicted[1])
 
 
 NOISY = ModelConfig(hidden=(8, 4), attention_units=5, head="sum", output="sigmoid", dropout=0.3)
@@ -227,7 +228,7 @@ def test_a_place_without_a_bag_does_not_count(sum_model: MIL, ragged_bags: Bags)
         fit_ensemble(sum_model, keys, ragged_bags, val, config, hyper, Placement(1, 1)).curves
         for val in (ragged_bags, more)
     ]
-    assert_close(*curves)
+    assert_close(curves[0], curves[1])
     with pytest.raises(InputError, match="label = -1"):
         fit_ensemble(sum_model, keys, more, ragged_bags, config, hyper, Placement(1, 1))
 
