@@ -1,12 +1,12 @@
 r"""Which nuclei make an image of colon tissue epithelial, when only the image has a label?
 
-The colon experiment of the paper (Ilse et al. 2018, section 4.4): a bag is an image, an instance the 27x27 patch around
-a nucleus, and a bag is positive if it holds an epithelial nucleus. Ten folds; epoch and threshold are chosen on a
-validation part of the training folds; attention is judged against the true classes of the nuclei.
+The colon experiment of the paper (Ilse et al. 2018): a bag is an image, an instance the 27x27 patch around a nucleus,
+and a bag is positive if it holds an epithelial nucleus. Ten folds; epoch and threshold are chosen on a validation part
+of the training folds; attention is judged against the true classes of the nuclei.
 
     python experiments/colon.py --data-dir FOLDER                                               (quick settings)
-    python experiments/colon.py --data-dir FOLDER --epochs 100 --patience 25 --repeats 5 \\
-        --learning-rate 1e-4                                                                   (the paper's)
+    python experiments/colon.py --data-dir FOLDER --epochs 100 --patience 25 --repeats 5 \
+        --learning-rate 1e-4                                                                   (long)
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from mil_jax.training import FitConfig
 
 @dataclass(frozen=True)
 class Config:
-    """Options of the experiment; widths, weight decay and dropout's place are the paper's."""
+    """Options of the experiment; the network is the paper's."""
 
     data_dir: Path | None = None
     """The folder with images/ and nuclei.csv."""

@@ -155,8 +155,7 @@ def main(config: Config) -> Path:
 
 def check(config: Config) -> None:
     """Refuses options that no later step would name well."""
-    if not 0 <= config.seed < 2**32:
-        raise InputError("seed", config.seed, "use 0 to 4294967295")
+    cli.check_seed(config.seed)
     if config.members < 1:
         raise InputError("members", config.members, "use at least 1")
     if config.plot_bags < 0:

@@ -1,21 +1,20 @@
 r"""How many training bags does each pooling need? The paper's experiment on bags of digits that differ in size.
 
 A bag is positive if it holds a 9; sizes follow a normal law with mean 10, 50 or 100 and variance 2, 10 or 20; half of
-the bags are positive (Ilse et al. 2018, section 4.2, figures 2 to 4). Each repeat has bags of its own; the smaller
-training sets of a repeat are parts of its largest one, and all poolings see the same bags.
+the bags are positive (Ilse et al. 2018). Each repeat has bags of its own; the smaller training sets of a repeat are
+parts of its largest one, and all poolings see the same bags.
 
     python experiments/paper_mnist_bags.py --data-dir FOLDER                                    (quick settings)
-    python experiments/paper_mnist_bags.py --data-dir FOLDER --mean-sizes 10 50 100 --train-bags 50 100 150 200 300 \\
+    python experiments/paper_mnist_bags.py --data-dir FOLDER --mean-sizes 10 50 100 --train-bags 50 100 150 200 300 \
         400 500 --epochs 200 --patience 20                                                     (the paper's)
 """
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import study
 
@@ -78,10 +77,10 @@ def main(config: Config) -> Path:
     with study.open_study("paper_mnist_bags", config, {n: s.content_hash for n, s in sets.items()}) as run:
         for name, data in sets.items():
             for mean_size in config.mean_sizes:
-                splits = draw_repeats(config, data, mean_size)
+                repeats = draw_repeats(config, data, mean_size)
                 for pooling in config.poolings:
                     for count in config.train_bags:
-                        rows.append(measure(config, name, mean_size, pooling, count, splits))
+                        rows.append(measure(config, name, mean_size, pooling, count, repeats))
                         run.write_csv("results.csv", rows)
                 run.write_figure(f"auc_{name}_{mean_size}", draw(config, rows, name, mean_size))
         run.write_json("summary.json", {"rows": rows})
@@ -125,8 +124,17 @@ def build(config: Config, pooling: Pooling) -> MIL:
     )  # fmt: skip
 
 
-def draw_repeats(config: Config, data: datasets.Dataset, mean_size: int) -> Splits:
-    """The bags of all repeats, with a leading axis; as many training bags as the most that are asked for."""
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """The bags of all repeats: as many training bags as the most that are asked for, of each repeat on its own."""
+
+    train: tuple[Bags, ...]
+    val: Bags
+    test: Bags
+
+
+def draw_repeats(config: Config, data: datasets.Dataset, mean_size: int) -> Repeats:
+    """Draws the bags of all repeats; validation and test bags have a leading axis."""
     key = jax.random.fold_in(jax.random.key(config.seed), mean_size)
     draws = [
         bags.sample_splits(
@@ -135,29 +143,29 @@ def draw_repeats(config: Config, data: datasets.Dataset, mean_size: int) -> Spli
         )
         for each in jax.random.split(key, config.repeats)
     ]  # fmt: skip
-    return Splits(*(stack_padded(part) for part in zip(*draws, strict=True)))
+    train, val, test = zip(*draws, strict=True)
+    return Repeats(train, stack_padded(val), stack_padded(test))
 
 
-def stack_padded(draws: tuple[Bags, ...]) -> Bags:
+def stack_padded(draws: Sequence[Bags]) -> Bags:
     """Draws of different widths with a leading member axis."""
     most = max(draw.rows.shape[-1] for draw in draws)
     return ensemble.stack_bags([bags.pad(draw, most) for draw in draws])
 
 
-def first_of_both(draws: Bags, count: int) -> Bags:
-    """The first `count` bags of each repeat, half of them positive."""
-    index = []
-    for label in np.asarray(draws.label):
-        positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
-        index.append(np.concatenate([positive[: count // 2], negative[: count - count // 2]]))
-    choose = lambda leaf: jnp.stack([own[i] for own, i in zip(leaf, index, strict=True)])  # noqa: E731
-    views = {name: choose(getattr(draws, name)) for name in ("rows", "mask", "label", "instance_label")}
-    return dataclasses.replace(draws, **views)
+def first_of_both(draw: Bags, count: int) -> Bags:
+    """The first `count` bags, half of them positive."""
+    label = np.asarray(draw.label)
+    positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+    return bags.take(draw, np.concatenate([positive[: count // 2], negative[: count - count // 2]]))
 
 
-def measure(config: Config, name: str, mean_size: int, pooling: Pooling, count: int, splits: Splits) -> dict[str, Any]:
+def measure(
+    config: Config, name: str, mean_size: int, pooling: Pooling, count: int, repeats: Repeats
+) -> dict[str, Any]:
     """One row: a pooling and a number of training bags."""
-    mil, own = build(config, pooling), splits._replace(train=first_of_both(splits.train, count))
+    train = stack_padded([first_of_both(draw, count) for draw in repeats.train])
+    mil, own = build(config, pooling), Splits(train, repeats.val, repeats.test)
     hyper = training.make_hyper(
         own.train, learning_rate=config.learning_rate, l2=0.0, weight_decay=config.weight_decay, class_weights=False
     )

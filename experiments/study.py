@@ -35,8 +35,7 @@ def check_common(config: Any) -> None:
     for name in ("repeats", "epochs"):
         if getattr(config, name) < 1:
             raise InputError(name, getattr(config, name), "use at least 1")
-    if not 0 <= config.seed < 2**32:
-        raise InputError("seed", config.seed, "use 0 to 4294967295")
+    cli.check_seed(config.seed)
     unknown = set(config.poolings) - set(POOLINGS)
     if unknown or not config.poolings:
         raise InputError("poolings", config.poolings, f"name one or more of {', '.join(POOLINGS)}")

@@ -82,7 +82,7 @@ def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int
 
 @dataclasses.dataclass(frozen=True)
 class NormalSize:
-    """Sizes of bags by a normal law, rounded, at least 1; as the paper has them (Ilse et al. 2018, section 4.2).
+    """Sizes of bags by a normal law, rounded, at least 1; as the paper has them (Ilse et al. 2018).
 
     Raises:
         InputError: a mean below 1, or a negative variance.
@@ -314,19 +314,8 @@ def bags_from_arrays(
     arrays = [_bytes_or_floats(i, np.asarray(bag)) for i, bag in enumerate(bags)]
     _check_arrays(arrays, np.asarray(labels))
     sizes = np.array([len(bag) for bag in arrays])
-    mask = np.arange(sizes.max()) < sizes[:, None]
-    rows = np.zeros(mask.shape, np.int32)
-    rows[mask] = np.arange(sizes.sum())
-    truth = np.full(mask.shape, UNKNOWN, np.int32)
-    if instance_labels is not None:
-        truth[mask] = _join_instance_labels(instance_labels, sizes)
-    return Bags(
-        pool=jnp.asarray(np.concatenate(arrays)),
-        rows=jnp.asarray(rows),
-        mask=jnp.asarray(mask),
-        label=jnp.asarray(labels, jnp.int32),
-        instance_label=jnp.asarray(truth),
-    )
+    truth = None if instance_labels is None else _join_instance_labels(instance_labels, sizes)
+    return _bag_by_bag(np.concatenate(arrays), sizes, np.asarray(labels), truth)
 
 
 def _bytes_or_floats(number: int, bag: np.ndarray) -> np.ndarray:
@@ -368,13 +357,23 @@ def _join_instance_labels(instance_labels: Sequence[np.ndarray], sizes: np.ndarr
 
 def bags_from_set(data: BagSet) -> Bags:
     """The bags of a data set whose instances stand bag by bag."""
-    sizes = np.asarray(data.sizes)
+    return _bag_by_bag(data.x, np.asarray(data.sizes), data.label, data.instance_label)
+
+
+def _bag_by_bag(pool: np.ndarray, sizes: np.ndarray, label: np.ndarray, truth: np.ndarray | None) -> Bags:
+    """Bags of the given sizes [B] whose instances [N, ...], with their labels [N], stand one bag after the other."""
     mask = np.arange(sizes.max()) < sizes[:, None]
-    rows, truth = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
+    rows, instance_label = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
     rows[mask] = np.arange(sizes.sum())
-    truth[mask] = data.instance_label
-    pool, label = jnp.asarray(data.x), jnp.asarray(data.label)
-    return Bags(pool, jnp.asarray(rows), jnp.asarray(mask), label, jnp.asarray(truth))
+    if truth is not None:
+        instance_label[mask] = truth
+    return Bags(
+        pool=jnp.asarray(pool),
+        rows=jnp.asarray(rows),
+        mask=jnp.asarray(mask),
+        label=jnp.asarray(label, jnp.int32),
+        instance_label=jnp.asarray(instance_label),
+    )
 
 
 def gather(

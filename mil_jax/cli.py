@@ -96,6 +96,16 @@ def command(
         leave(f"stopped: {stop}" if stop.args else "stopped before there was anything to keep", 130)
 
 
+def check_seed(seed: int) -> None:
+    """Refuses a seed that JAX would cut to 32 bits.
+
+    Raises:
+        InputError: as said.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError("seed", seed, "use 0 to 4294967295")
+
+
 def check_shared_folder(config: Any) -> None:
     """Refuses to let each of several processes choose a folder of its own.
 

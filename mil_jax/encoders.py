@@ -44,7 +44,7 @@ class ConvEncoder(nn.Module):
     """Convolutions without padding, each with ReLU and 2x2 max pooling, then dense layers with ReLU.
 
     `LENET` is the paper's network for 28x28 images, `COLON` that for 27x27x3 patches of colon histology (Ilse et al.
-    2018, tables 8 and 9 of the supplement, without the attention).
+    2018, in the supplement; here without the attention).
 
     Attributes:
         filters: (number of filters, side of the kernel in pixels) of each convolution.

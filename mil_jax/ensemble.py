@@ -125,7 +125,8 @@ def stack_bags(draws: Sequence[Bags]) -> Bags:
     if len({draw.rows.shape for draw in draws}) != 1:
         shapes = sorted({draw.rows.shape for draw in draws})
         raise InputError("draws", shapes, "give every member as many bags and slots: pad them")
-    stack = lambda *leaves: jnp.stack(leaves)  # noqa: E731
+    # In NumPy: JAX would compile a program for each number of draws.
+    stack = lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))  # noqa: E731
     views = [dataclasses.replace(draw, pool=None) for draw in draws]
     return dataclasses.replace(jax.tree.map(stack, *views), pool=draws[0].pool)
 
@@ -472,9 +473,7 @@ def _predict_members(
     own = (jax.tree.map(lambda _: True, params), varies(bags))
 
     def on_device(params: Params, bags: Bags) -> Prediction:
-        slots = bags.rows.shape[-1]
-        member = partial(predict, model, widths=(*(width for width in widths if width < slots), slots))
-        return map_members(member, own, (params, bags), together=1)
+        return map_members(partial(predict, model, widths=widths), own, (params, bags), together=1)
 
     return jax.shard_map(
         on_device,

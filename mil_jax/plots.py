@@ -915,7 +915,7 @@ def patch_map(
 ) -> Figure:
     """An image as its patches at their places: all, the truly positive ones, and all weighted by attention.
 
-    As in figure 5 of Ilse et al. 2018: a patch is multiplied by its weight, rescaled to 0 … 1 over the image.
+    As in the figures of Ilse et al. 2018: a patch is multiplied by its weight, rescaled to 0 … 1 over the image.
 
     Args:
         patches: [K, h, w, 3].
@@ -975,10 +975,7 @@ def lines_with_band(
     x = np.asarray(x)
     figure, axes = _series_figure(x_label, y_label)
     for number, (name, (middle, low, high)) in enumerate(series.items()):
-        look = _series_look(number)
-        axes.plot(x, np.asarray(middle), **look, label=name)
-        shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
-        axes.fill_between(x, np.asarray(low), np.asarray(high), **shade)
+        _draw_band(axes, number, name, x, middle, low, high)
     if log_x:
         _log_x(axes, x)
     _series_legend(figure, axes)
@@ -1009,10 +1006,7 @@ def panels_with_band(
     for (y_label, series), axes in zip(panels.items(), grid, strict=True):
         axes.set(xlabel=x_label, ylabel=y_label)
         for name, (middle, low, high) in series.items():
-            look = _series_look(names.index(name))
-            axes.plot(np.asarray(x), np.asarray(middle), **look)
-            shade = {"color": look["color"], "alpha": 0.18, "linewidth": 0}
-            axes.fill_between(np.asarray(x), np.asarray(low), np.asarray(high), **shade)
+            _draw_band(axes, names.index(name), name, np.asarray(x), middle, low, high)
         if log_x:
             _log_x(axes, np.asarray(x))
     if len(names) > 1:
@@ -1095,6 +1089,13 @@ def _series_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set(xlabel=x_label, ylabel=y_label)
     return figure, axes
+
+
+def _draw_band(axes: Axes, number: int, name: str, x: np.ndarray, middle: Values, low: Values, high: Values) -> None:
+    """The line of the n-th series, in a band of its colour."""
+    look = _series_look(number)
+    axes.plot(x, np.asarray(middle), **look, label=name)
+    axes.fill_between(x, np.asarray(low), np.asarray(high), color=look["color"], alpha=0.18, linewidth=0)
 
 
 def _series_look(number: int) -> dict:

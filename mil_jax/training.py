@@ -264,10 +264,10 @@ def by_width(
     return lax.switch(which, [function(width) for width in widths], *args)
 
 
-def widths_of(config: FitConfig, bags: Bags) -> tuple[int, ...]:
-    """The widths that these bags are cut to: those of the config, and at last all slots."""
+def widths_of(widths: tuple[int, ...] | None, bags: Bags) -> tuple[int, ...]:
+    """The widths that these bags are cut to: those of `widths` that cut anything, and at last all slots."""
     slots = bags.rows.shape[-1]
-    return (*(width for width in config.widths or () if width < slots), slots)
+    return (*(width for width in widths or () if width < slots), slots)
 
 
 def train_step(
@@ -291,7 +291,7 @@ def train_step(
         return lambda params: grad(params, model, hyper, bags, index, valid, width, config.augment, keys)
 
     size = jnp.sum(bags.mask[index], axis=-1).max()
-    info, gradient = by_width(at, widths_of(config, bags), size, state.params)
+    info, gradient = by_width(at, widths_of(config.widths, bags), size, state.params)
     if hyper.weight_decay is not None:
         gradient = jax.tree.map(lambda g, p: g + hyper.weight_decay * p, gradient, state.params)
     direction, opt_state = adam.update(gradient, state.opt_state)
@@ -367,7 +367,7 @@ def predict(model: MIL, params: Params, bags: Bags, widths: tuple[int, ...] | No
         whole = lambda values: jnp.pad(values, (0, slots - width))  # noqa: E731
         return Prediction(jax.nn.softmax(out.logits), whole(out.attention), whole(out.scores))
 
-    return map_bags(one, bags, widths or (slots,))
+    return map_bags(one, bags, widths_of(widths, bags))
 
 
 def validate(
@@ -380,7 +380,7 @@ def validate(
         stats = attention_stats(out.attention, bags.mask[i, :width], bags.instance_label[i, :width])
         return losses.cross_entropy(out.logits, label), jnp.argmax(out.logits) == label, stats
 
-    loss, correct, stats = map_bags(one, bags, widths_of(config, bags))
+    loss, correct, stats = map_bags(one, bags, widths_of(config.widths, bags))
     present = bags.label >= 0
     mean = lambda values: jnp.sum(values, where=present) / jnp.sum(present)  # noqa: E731
     penalised = mean(loss) + hyper.l2 * losses.l2_penalty(params.get("pooling", {}))

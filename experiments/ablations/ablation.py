@@ -161,8 +161,7 @@ def check(config: Any, labels: Mapping[str, str], fewest_members: int) -> None:
     if config.members < fewest_members:
         remedy = f"use at least {fewest_members}: intervals need more than one seed"
         raise InputError("members", config.members, remedy)
-    if not 0 <= config.seed < 2**32:
-        raise InputError("seed", config.seed, "use 0 to 4294967295")
+    cli.check_seed(config.seed)
     for name in ("train_bags", "val_bags", "test_bags", "epochs"):
         if getattr(config, name) < 1:
             raise InputError(name, getattr(config, name), "use at least 1")
@@ -210,15 +209,7 @@ def draw_splits(
 
 def join_splits(draws: Sequence[Splits]) -> Splits:
     """Bags of many members, [S, B, K]."""
-    return Splits(*(join(parts) for parts in zip(*draws, strict=True)))
-
-
-def join(draws: Sequence[Bags]) -> Bags:
-    """Bags of one shape as bags of many members, with a leading axis on all but the pool."""
-    # In NumPy: JAX would compile a program for each number of draws.
-    stack = lambda name: np.stack([np.asarray(getattr(draw, name)) for draw in draws])  # noqa: E731
-    fields = {name: stack(name) for name in ("rows", "mask", "label", "instance_label")}
-    return dataclasses.replace(draws[0], **fields)
+    return Splits(*(ensemble.stack_bags(parts) for parts in zip(*draws, strict=True)))
 
 
 def repeat_splits(splits: Splits, times: int) -> Splits:
