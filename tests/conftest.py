@@ -4,7 +4,11 @@ The problem is a miniature of the real one: 60 instances of 6 features, of which
 lie apart from the others, in bags of 3.
 """
 
+import contextlib
 import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +19,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 from mil_jax.bags import Bags, bags_from_arrays, sample_bags, take  # noqa: E402
 from mil_jax.ensemble import Ensemble, Placement, fit_ensemble, member_keys  # noqa: E402
@@ -162,3 +167,40 @@ def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
 
     jax.tree.map(check, one, other)
+
+
+@contextlib.contextmanager
+def quick_programs() -> Iterator[None]:
+    """Programs compile in less time, and are slower; for what is compared up to rounding."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled() -> Iterator[None]:
+    """`quick_programs` for all tests of a file."""
+    with quick_programs():
+        yield
+
+
+@contextlib.contextmanager
+def commands_here(cache: Path, quick: bool = False) -> Iterator[None]:
+    """Lets commands in this process use the cache folder, and puts back what they change.
+
+    With `quick`, programs are compiled in less time, and are slower.
+    """
+    jax.devices()  # from here on the number of devices is settled
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    absl = logging.getLogger("absl")
+    level = absl.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        compilation_cache.reset_cache()
+        with quick_programs() if quick else contextlib.nullcontext():
+            yield
+    absl.setLevel(level)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

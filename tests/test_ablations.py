@@ -10,16 +10,14 @@ import html
 import importlib
 import io
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from conftest import commands_here
 from PIL import Image
 
 from mil_jax import datasets
@@ -60,21 +58,9 @@ def small(name: str, **more: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A user's cache folder, in which the compiled programs of all runs are kept; puts back what runs change."""
-    jax.devices()  # from here on the number of devices is settled
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    level = logging.getLogger("absl").level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        compilation_cache.reset_cache()
-        jax.config.update("jax_disable_most_optimizations", True)  # compiles in less time
+    """A user's cache folder, in which the compiled programs of all runs are kept; programs compile in less time."""
+    with commands_here(tmp_path_factory.mktemp("cache"), quick=True):
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
-    logging.getLogger("absl").setLevel(level)
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from conftest import commands_here
 from test_experiments import (
     FIGURES,
     SMALL,
     Ended,
     command_here,
-    commands_here,
     finish,
     options_of,
     run_here,

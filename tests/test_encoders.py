@@ -12,6 +12,8 @@ from mil_jax.encoders import MLPEncoder, convolve, max_pool
 from mil_jax.errors import InputError
 from mil_jax.model import POOLINGS, ModelConfig, apply, build, count_params, init_params
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.mark.parametrize(("shape", "kernel"), [((2, 7, 6, 3), (4, 3, 3, 5)), ((1, 5, 5, 1), (5, 5, 1, 2))])
 def test_a_convolution_and_its_gradient_are_those_of_jax(shape, kernel):

@@ -9,7 +9,6 @@ import dataclasses
 import importlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from conftest import commands_here
 from PIL import Image
 
 from mil_jax import cli, datasets, ensemble, runs
@@ -88,24 +87,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Waits for the end: (exit status, what it printed, lines on stderr)."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err.splitlines()
-
-
-@contextlib.contextmanager
-def commands_here(cache: Path) -> Iterator[None]:
-    """Lets commands in this process use the cache folder, and puts back what they change."""
-    jax.devices()  # from here on the number of devices is settled
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    absl = logging.getLogger("absl")
-    level = absl.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        compilation_cache.reset_cache()
-        yield
-    absl.setLevel(level)
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -37,6 +37,7 @@ from mil_jax.evaluation import evaluate
 from mil_jax.model import MIL, ModelConfig, Prediction, build
 from mil_jax.training import FitConfig, Hyper
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(np.array)
 
 

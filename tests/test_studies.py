@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from conftest import commands_here
 from PIL import Image
 
-from mil_jax.cli import Compute
 from mil_jax.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
@@ -23,24 +22,18 @@ classic: Any = importlib.import_module("classic_benchmarks")
 colon: Any = importlib.import_module("colon")
 paper: Any = importlib.import_module("paper_mnist_bags")
 
-PLAIN = Compute(compilation_cache="off")
 
-
-@pytest.fixture(autouse=True)
-def unchanged_settings() -> Iterator[None]:
-    """Puts back what a run changes in JAX."""
-    jax.devices()
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's cache folder, in which the compiled programs of all runs are kept; programs compile in less time."""
+    with commands_here(tmp_path_factory.mktemp("cache"), quick=True):
+        yield
 
 
 def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
     """Rows of results.csv, the folder, and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        out = script.main(script.Config(**{"compute": PLAIN} | options))
+        out = script.main(script.Config(**options))
     with (out / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file)), out, screen.getvalue()
 
