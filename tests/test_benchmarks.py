@@ -277,7 +277,7 @@ def test_a_peers_largest_size_stands_for_all():
          measured_in(1, 300.0, way=measure.VMAP.name, members=8),
          measured_in(1, 999.0, way="PyTorch", members=1), measured_in(1, 800.0, way="PyTorch", members=2)]
     )  # fmt: skip
-    times = ensemble_speed.times_as_long(rows)
+    times = ensemble_speed.times_as_long(rows, "mil_jax")
     assert times == {measure.VMAP.name: {8: 3.0}, "PyTorch": {1: 4.0, 8: 8.0, 32: 16.0}}
 
 
@@ -310,11 +310,13 @@ def test_ensemble_speed_writes_its_results_and_a_figure(scripts: FakeScripts, tm
     out = tmp_path / "out"
     ensemble_speed.main(ensemble_speed.Config(sizes="1,2,8", rounds=1, out=out))
     results = json.loads((out / "results.json").read_text())
-    assert results["times_as_long"]["PyTorch"] == {"1": 10.0, "2": 10.0, "8": 10.0}
+    times = results["times_as_long"]
+    assert times["mil_jax"]["PyTorch"] == {"1": 10.0, "2": 10.0, "8": 10.0}
+    assert set(times["mil_jax, unroll 2"]["PyTorch"]) == {"8", "32", "128"}
     assert results["adam_bandwidth"]["8"]["gb_per_s"] == pytest.approx(7 * 4 * 142_146 / 1e5)
     assert (out / "figures" / "ensemble_speed.png").stat().st_size > 5000
     said = capsys.readouterr().out
-    assert "mil_jax, plain vmap" in said and "mil_jax against S = 8" in said
+    assert "mil_jax, plain vmap" in said and "mil_jax, against its S = 8" in said
 
 
 # ---- keras_quality ----

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from mil_jax import training
-from mil_jax.bags import Bags, pad
+from mil_jax.bags import Bags, pad, take
 from mil_jax.errors import InputError
 from mil_jax.model import MIL
 from mil_jax.training import (
@@ -214,6 +214,18 @@ def test_an_order_visits_every_bag_exactly_once(bag_count: int, batch_size: int)
         assert sorted(index[valid]) == list(range(bag_count))
         assert index.min() >= 0 and index.max() < bag_count, "fillers must be bags too"
         assert valid.any(axis=1).all(), "no step without a bag"
+
+
+def test_unrolled_steps_are_the_same_steps(
+    concat_model: MIL, state: FitState, train_bags: Bags, quick_hyper: Hyper
+) -> None:
+    """Three batches, two to a turn: the odd one is not lost."""
+    few = take(train_bags, jnp.arange(7))
+    epoch = lambda unroll: jit(  # noqa: E731
+        partial(train_epoch, concat_model, FitConfig(batch_size=3, unroll=unroll), quick_hyper, few)
+    )
+    one, two = (epoch(unroll)(state.train, jax.random.key(2)) for unroll in (1, 2))
+    assert_close(one, two)
 
 
 def test_every_epoch_has_a_new_order(

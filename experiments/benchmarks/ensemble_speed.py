@@ -7,6 +7,7 @@ the steady state (the first epoch of each start, which compiles and warms up, is
 ways train on the same bags, each in a process of its own, in turns for several rounds, which gives the peak memory too:
 
 - mil_jax: the placement that `fit_ensemble` chooses. On a CPU one device per core and one member at a time in each.
+- mil_jax, unroll 2: the same with two steps in a turn of the compiled loop (`--unroll 2` of mnist_bags.py).
 - mil_jax, plain vmap: all members by one vmap on one device.
 - mil_jax, one by one: a loop in Python over members, each a compiled epoch on one device.
 - Adam's update alone: no model, a gradient that does not change, placed as mil_jax. It moves at least 7 arrays of the
@@ -67,6 +68,8 @@ class Config:
 
     sizes: str | None = None
     """Numbers of members, S, for mil_jax and for Adam alone; up to 128 on a CPU, to 4096 elsewhere."""
+    unroll_sizes: str = "8,32,128"
+    """S for two steps in a turn."""
     vmap_sizes: str = "1,2,8,32"
     """S for plain vmap."""
     sequential_sizes: str = "1,2,8"
@@ -105,7 +108,7 @@ def main(config: Config) -> None:
     peak = config.peak_gb_per_s or peak_bandwidth(versions["device"])
     results = {
         "device": versions["device"],
-        "times_as_long": times_as_long(rows),
+        "times_as_long": {way.name: times_as_long(rows, way.name) for way in (measure.PLACED, measure.UNROLLED)},
         "adam_bandwidth": adam_bandwidth(measured, rows, peak),
     }
     folder = measure.results_folder(config.out)
@@ -119,7 +122,7 @@ def check(config: Config) -> None:
     """Refuses options that nothing could be measured with."""
     for name in ("rounds", "epochs", "peer_epochs", "train_bags", "val_bags"):
         measure.at_least(1, **{name: getattr(config, name)})
-    for name in ("sizes", "vmap_sizes", "sequential_sizes", "peer_sizes"):
+    for name in ("sizes", "unroll_sizes", "vmap_sizes", "sequential_sizes", "peer_sizes"):
         measure.sizes(name, getattr(config, name) or "")
     measure.chosen(PEERS, "peers", config.peers)
 
@@ -139,6 +142,7 @@ def plan(config: Config, backend: str) -> list[Case]:
         Case(way, members, max(1, config.epochs // members))
         for way, option, text in (
             (measure.PLACED, "sizes", sizes),
+            (measure.UNROLLED, "unroll_sizes", config.unroll_sizes),
             (measure.VMAP, "vmap_sizes", config.vmap_sizes),
             (measure.SEQUENTIAL, "sequential_sizes", config.sequential_sizes),
             (measure.ADAM, "sizes", sizes),
@@ -165,13 +169,13 @@ def by_case(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
     return table
 
 
-def times_as_long(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """The time per member of each way as a multiple of mil_jax's with as many members.
+def times_as_long(rows: Sequence[Row], reference: str) -> dict[str, dict[int, float]]:
+    """The time per member of each way as a multiple of the reference's with as many members.
 
     A peer's time per member at its largest S stands for every S.
     """
     table = by_case(rows)
-    ours = table.pop(measure.PLACED.name, {})
+    ours = table.pop(reference, {})
     peers = {way.name for ways in PEERS.values() for way in ways}
     times = {}
     for name, its_rows in table.items():
@@ -235,9 +239,12 @@ def print_results(rows: Sequence[Row], results: dict[str, Any]) -> None:
     )
     note = "medians over rounds; training alone but for the last line"
     cli.print_table("Microseconds per member and step", columns, [*times, whole], note)
-    longer = [line(name, values, 2) for name, values in results["times_as_long"].items()]
     note = "of a peer, its time per member at its largest S"
-    cli.print_table("Times as long as mil_jax, per member", columns, [*longer, *flatness(table, line)], note)
+    for reference, times in results["times_as_long"].items():
+        longer = [line(name, values, 2) for name, values in times.items()]
+        longer += flatness(table.get(reference, {}), reference, line)
+        if times:
+            cli.print_table(f"Times as long as {reference}, per member", columns, longer, note)
     memory = [line(name, {s: row.peak_memory_mib for s, row in its.items()}, 0) for name, its in table.items()]
     cli.print_table("Peak memory of the process, MiB, training alone", columns, memory)
     moved = results["adam_bandwidth"]
@@ -247,12 +254,11 @@ def print_results(rows: Sequence[Row], results: dict[str, Any]) -> None:
     cli.print_table(f"What {measure.ADAM.name} moves at the least, on {results['device']}", columns, bandwidth)
 
 
-def flatness(table: dict[str, dict[int, Row]], line: Any) -> list[list[Any]]:
-    """mil_jax's time per member against that with 8 members, where those were measured."""
-    ours = table.get(measure.PLACED.name, {})
+def flatness(ours: dict[int, Row], name: str, line: Any) -> list[list[Any]]:
+    """A way's time per member against that with 8 members, where those were measured."""
     if 8 not in ours:
         return []
-    return [line("mil_jax against S = 8", {s: row.train_us / ours[8].train_us for s, row in ours.items()}, 2)]
+    return [line(f"{name}, against its S = 8", {s: row.train_us / ours[8].train_us for s, row in ours.items()}, 2)]
 
 
 if __name__ == "__main__":

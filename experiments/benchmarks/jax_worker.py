@@ -56,6 +56,8 @@ class Job:
     """Training bags, which is also the number of steps of an epoch."""
     val_bags: int = 300
     """Bags of a validation."""
+    unroll: int = 1
+    """Steps in a turn of the compiled loop."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def pose(job: Job) -> Problem:
     """The problem of the job."""
     splits = draw_splits(job)
     keys = ensemble.member_keys(jax.random.key(job.seed), job.members)
-    config = FitConfig(epochs=job.epochs, patience=job.epochs)
+    config = FitConfig(epochs=job.epochs, patience=job.epochs, unroll=job.unroll)
     return Problem(model.build(), config, splits.train, splits.val, training.make_hyper(splits.train), keys)
 
 

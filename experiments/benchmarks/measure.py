@@ -86,6 +86,7 @@ class Way:
 CORES = peer_io.usable_cores()
 
 PLACED = Way("mil_jax", "jax_worker.py", ("--way", "placed", "--parts", "both"))
+UNROLLED = Way("mil_jax, unroll 2", "jax_worker.py", ("--way", "placed", "--parts", "both", "--unroll", "2"))
 VMAP = Way("mil_jax, plain vmap", "jax_worker.py", ("--way", "vmap", "--parts", "train"))
 SEQUENTIAL = Way("mil_jax, one by one", "jax_worker.py", ("--way", "sequential", "--parts", "train"))
 ADAM = Way("Adam's update alone", "jax_worker.py", ("--way", "adam", "--parts", "train"))
