@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import HostRun, assert_close, assert_same_bits
 
-from mil_jax import ensemble
+from mil_jax import datasets, ensemble
 from mil_jax.bags import Bags, Splits, gather
 from mil_jax.ensemble import Placement
 from mil_jax.errors import InputError, RunError
@@ -32,6 +32,7 @@ jax_worker: Any = importlib.import_module("jax_worker")
 member_speed: Any = importlib.import_module("member_speed")
 ensemble_speed: Any = importlib.import_module("ensemble_speed")
 keras_quality: Any = importlib.import_module("keras_quality")
+classic_speed: Any = importlib.import_module("classic_speed")
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
@@ -319,6 +320,53 @@ def test_ensemble_speed_writes_its_results_and_a_figure(scripts: FakeScripts, tm
     assert "mil_jax, plain vmap" in said and "mil_jax, against its S = 8" in said
 
 
+# ---- classic_speed ----
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for MUSK1, in which a bag of label 1 holds an instance whose first feature is large."""
+    folder, draw = tmp_path_factory.mktemp("classic"), np.random.default_rng(0)
+    rows = [
+        f"{bag % 2},{bag},{3.0 if bag % 2 and not i else draw.normal(0, 0.2):.4f},{draw.normal():.4f},7\n"
+        for bag in range(24)
+        for i in range(1 + bag % 5)
+    ]
+    (folder / "musk1.csv").write_text("".join(rows))
+    return folder
+
+
+def test_classic_speed_gives_both_the_same_work(molecules: Path, tmp_path: Path, monkeypatch, capsys):
+    seen: dict[str, Any] = {}
+
+    def answer(script: str, argument_lists: list[list[str]]) -> None:
+        for arguments in argument_lists:
+            if script == "classic_torch.py":
+                options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+                with np.load(options["--task"]) as arrays:
+                    seen.update(arrays)
+                own = range(int(options["--first"]), len(seen["test"]), int(options["--stride"]))
+                fits = [{"seconds": 2.0, "epochs": 10, "right": 7, "judged": 8} for _ in own]
+                Path(options["--out"]).write_text(json.dumps({"fits": fits}))
+            else:
+                out = next(Path(each.split("=", 1)[1]) for each in arguments if each.startswith("--out="))
+                out.mkdir()
+                (out / "results.csv").write_text("accuracy,epochs_run,fits,seconds\n0.9,20,6,1.5\n")
+
+    monkeypatch.setattr(measure, "run_scripts", answer)
+    monkeypatch.setattr(measure, "missing_packages", lambda way: [])
+    config = classic_speed.Config(data_dir=molecules, repeats=2, folds=3, rounds=1, out=tmp_path / "out")
+    classic_speed.main(config)
+    assert seen["test"].shape == (6, 8) and sorted(seen["test"][:3].ravel()) == list(range(24))
+    assert len(seen["x"]) == seen["sizes"].sum()
+    assert json.loads(str(seen["options"]))["hidden"] == [256, 128, 64]
+    ours, one, per_core = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert (ours["seconds"], ours["epochs"]) == (1.5, 120)
+    assert (one["seconds"], one["epochs"], one["accuracy"]) == (12.0, 60, 7 / 8)
+    assert per_core["seconds"] == pytest.approx(12.0 / measure.CORES, abs=2)
+    assert "8.0" in capsys.readouterr().out
+
+
 # ---- keras_quality ----
 
 
@@ -372,6 +420,22 @@ def test_torch_is_measured():
         measured, versions = measure.measure(way, task, members=2, epochs=1, number=1)
     assert len(measured.train) == 2 and min(measured.train) > 0
     assert "torch" in versions
+
+
+@needs("torch")
+def test_the_loop_in_pytorch_learns(molecules: Path, tmp_path: Path):
+    data = datasets.load_classic("musk1", molecules)
+    config = classic_speed.Config(repeats=1, folds=3)
+    classic_speed.write_task(config, data, tmp_path / "task.npz")
+    files = [tmp_path / f"{i}.json" for i in range(2)]
+    measure.run_scripts("classic_torch.py", [
+        ["--task", str(tmp_path / "task.npz"), "--out", str(file), "--first", str(i), "--stride", "2"]
+        for i, file in enumerate(files)
+    ])  # fmt: skip
+    fits = [fit for file in files for fit in json.loads(file.read_text())["fits"]]
+    assert len(fits) == 3 and sum(fit["judged"] for fit in fits) == 24
+    assert sum(fit["right"] for fit in fits) >= 20, "an easy problem"
+    assert all(1 <= fit["epochs"] <= 60 and fit["seconds"] > 0 for fit in fits)
 
 
 @needs("keras", "tensorflow")

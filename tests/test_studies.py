@@ -65,8 +65,26 @@ def test_classic_benchmarks(tables: Path, tmp_path: Path):
     assert (out / "figures" / "accuracy.png").exists()
     config = json.loads((out / "config.json").read_text())
     assert len(config["data"]["musk1"]) == 64
+    assert "chosen on validation bags" in screen
     with pytest.raises(InputError, match="it holds a run already"):
         run(classic, data_dir=tables, datasets=("musk1",), folds=3, out=out)
+
+
+def test_a_choice_on_the_test_folds_is_named(tables: Path, tmp_path: Path):
+    """Labels that have nothing to do with the features: an honest choice cannot beat chance by much, this one does."""
+    draw, lines = np.random.default_rng(1), (tables / "musk1.csv").read_text().splitlines()
+    shuffled = draw.permutation(24) % 2
+    cells = [line.split(",") for line in lines]
+    (tmp_path / "musk1.csv").write_text("".join(f"{shuffled[int(c[1])]},{','.join(c[1:])}\n" for c in cells))
+    quick = {
+        "datasets": ("musk1",), "poolings": ("attention",), "folds": 3, "repeats": 3, "hidden": (8,),
+        "attention_units": 4, "epochs": 12, "learning_rate": 0.02, "data_dir": tmp_path,
+    }  # fmt: skip
+    honest, *_ = run(classic, **quick, out=tmp_path / "honest")
+    leaky, _, screen = run(classic, **quick, choose_on_test=True, out=tmp_path / "leaky")
+    chosen = "accuracy_chosen_threshold"
+    assert float(leaky[0][chosen]) > max(float(honest[0][chosen]), 0.6)
+    assert "which is no result" in screen
 
 
 def test_paper_mnist_bags(tmp_path: Path):

@@ -1,0 +1,143 @@
+"""How long does a cross-validation of gated attention take, next to a plain PyTorch loop?
+
+    python experiments/benchmarks/classic_speed.py --data-dir FOLDER
+
+The work of one row of `classic_benchmarks.py`: one data set, gated attention, 5 times 10 folds. mil_jax does it as it
+is, from the command line, without compiled programs kept from earlier. The PyTorch loop (`classic_torch.py`) has the
+same bags, folds, model, optimiser and rule to stop, and does one fit after the other; a second time as one process per
+core, which share the fits. Seconds are those of training and validation, for mil_jax with compilation; without the
+start of Python, reading, standardising and the test folds. As both stop early on curves of their own, the time per fit
+and epoch stands beside.
+
+It writes results.json. PyTorch comes with `pip install 'mil_jax[peers]'`.
+"""
+
+import csv
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import measure
+import numpy as np
+
+from mil_jax import cli, datasets, protocols
+from mil_jax.errors import InputError, RunError
+
+sys.path.append(str(measure.HERE.parent))
+import classic_benchmarks
+
+POOLING = "gated_attention"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark; what is not here is as in classic_benchmarks."""
+
+    data_dir: Path | None = None
+    """The folder with the data sets."""
+    dataset: str = "musk1"
+    """Which of them."""
+    repeats: int = 5
+    """Draws of folds."""
+    folds: int = 10
+    """Folds of each draw."""
+    rounds: int = 2
+    """How often everything is measured; the ways take turns."""
+    seed: int = 0
+    """Decides folds and fits."""
+    out: Path = field(default_factory=lambda: measure.default_out("classic_speed"))
+    """The folder of the results."""
+
+
+def main(config: Config) -> None:
+    """Measures both and compares them."""
+    measure.at_least(1, rounds=config.rounds, repeats=config.repeats)
+    if config.data_dir is None:
+        raise InputError("data_dir", None, "name the folder that holds the data sets")
+    if missing := measure.missing_packages(measure.TORCH):
+        raise RunError(measure.install_remedy(missing))
+    data = datasets.load_classic(config.dataset, config.data_dir)
+    measure.start(config.out)
+    measure.warn_if_busy()
+    ways = {
+        "mil_jax": run_ours,
+        "PyTorch": lambda *args: run_torch(*args, copies=1),
+        f"PyTorch, {measure.CORES} processes": lambda *args: run_torch(*args, copies=measure.CORES),
+    }
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    for number in range(1, config.rounds + 1):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(way(config, data, Path(folder)))
+            cli.say(f"round {number} of {config.rounds}  {name:22} {found[name][-1]['seconds']:.1f} s")
+    rows = [{"way": name} | {key: median(one[key] for one in many) for key in many[0]} for name, many in found.items()]
+    measure.results_folder(config.out).write_json(
+        "results.json", {**measure.describe(config), "rows": rows, "rounds": found}
+    )
+    print_rows(config, rows)
+    cli.say(f"results: {config.out}")
+
+
+def run_ours(config: Config, data: datasets.BagSet, folder: Path) -> dict[str, float]:
+    """The experiment itself, in a process of its own."""
+    options = {
+        "data-dir": config.data_dir, "datasets": config.dataset, "poolings": POOLING, "repeats": config.repeats,
+        "folds": config.folds, "seed": config.seed, "out": folder / "run", "compilation-cache": "off",
+    }  # fmt: skip
+    measure.run_scripts("../classic_benchmarks.py", [[f"--{k}={v}" for k, v in options.items()]])
+    with (folder / "run" / "results.csv").open() as file:
+        row = next(csv.DictReader(file))
+    epochs = float(row["epochs_run"]) * int(row["fits"])
+    return {"seconds": float(row["seconds"]), "epochs": epochs, "accuracy": float(row["accuracy"])}
+
+
+def run_torch(config: Config, data: datasets.BagSet, folder: Path, copies: int) -> dict[str, float]:
+    """The loop, in as many processes as `copies`; the slowest one's time counts."""
+    task = folder / "task.npz"
+    write_task(config, data, task)
+    files = [folder / f"{i}.json" for i in range(copies)]
+    measure.run_scripts("classic_torch.py", [
+        ["--task", str(task), "--out", str(file), "--first", str(i), "--stride", str(copies)]
+        for i, file in enumerate(files)
+    ])  # fmt: skip
+    by_process = [json.loads(file.read_text())["fits"] for file in files]
+    fits = [fit for own in by_process for fit in own]
+    return {
+        "seconds": max(sum(fit["seconds"] for fit in own) for own in by_process),
+        "epochs": sum(fit["epochs"] for fit in fits),
+        "accuracy": sum(fit["right"] for fit in fits) / sum(fit["judged"] for fit in fits),
+    }
+
+
+def write_task(config: Config, data: datasets.BagSet, path: Path) -> None:
+    """Bags, folds and options, as `classic_benchmarks.py` has them."""
+    options = classic_benchmarks.Config(repeats=config.repeats, folds=config.folds, seed=config.seed)
+    folds = protocols.cross_validation(
+        jax.random.fold_in(jax.random.key(config.seed), 0), data.label,
+        folds=config.folds, repeats=config.repeats, val_share=options.val_share,
+    )  # fmt: skip
+    names = ("hidden", "attention_units", "learning_rate", "weight_decay", "epochs", "patience")
+    chosen = json.dumps({name: getattr(options, name) for name in names})
+    np.savez(path, x=data.x, sizes=data.sizes, label=data.label, options=chosen, **folds._asdict())
+
+
+def print_rows(config: Config, rows: list[dict[str, Any]]) -> None:
+    """Seconds, and as multiples of mil_jax's."""
+    each = [1e3 * row["seconds"] / row["epochs"] for row in rows]
+    cells = [
+        [row["way"], f"{row['seconds']:.1f}", f"{row['seconds'] / rows[0]['seconds']:.1f}", f"{row['epochs']:.0f}",
+         f"{one:.2f}", f"{one / each[0]:.1f}", f"{row['accuracy']:.3f}"]
+        for row, one in zip(rows, each, strict=True)
+    ]  # fmt: skip
+    columns = ("", "seconds", "times mil_jax", "epochs", "ms per epoch", "times mil_jax", "accuracy")
+    title = f"{config.dataset}, {POOLING}, {config.folds * config.repeats} fits"
+    cli.print_table(title, columns, cells, f"medians of {config.rounds} rounds; epochs: of all fits together")
+
+
+if __name__ == "__main__":
+    cli.command(Config, main, __doc__)
