@@ -85,7 +85,10 @@ def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Waits for the end: (exit status, what it printed, lines on stderr)."""
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()  # does nothing to one that has ended
     return process.returncode, out, err.splitlines()
 
 
