@@ -11,6 +11,7 @@ folds.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,17 @@ def fit_config(config: Config) -> FitConfig:
     return FitConfig(config.epochs, 1, config.patience)
 
 
-def draw_folds(config: Config, data: datasets.BagSet) -> tuple[Folds, Splits]:
-    """The folds of a data set, the same ones for all poolings, and each member's bags."""
+def folds_of(config: Config, label: np.ndarray) -> Folds:
+    """The folds of bags with these labels, the same ones for all poolings."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    folds = protocols.cross_validation(
-        key, data.label, folds=config.folds, repeats=config.repeats, val_share=config.val_share
+    return protocols.cross_validation(
+        key, label, folds=config.folds, repeats=config.repeats, val_share=config.val_share
     )
+
+
+def draw_folds(config: Config, data: datasets.BagSet) -> tuple[Folds, Splits]:
+    """The folds of a data set, and each member's bags."""
+    folds = folds_of(config, data.label)
     whole = bags.bags_from_set(data)
     sizes = bags.sizes_of(whole)
     widths = bags.bucket_widths(sizes)
@@ -159,8 +165,8 @@ def measure(
     crossed = study.judge_folds(mil, trained, splits, folds, label, config.repeats)
     right = (crossed.called == label).mean(axis=0)
     names = {"dataset": name, "pooling": pooling, "published": PUBLISHED.get(pooling, {}).get(name, float("nan"))}
-    per_repeat = lambda values: values.reshape(config.repeats, -1).mean(axis=1)  # noqa: E731
-    epochs = {"best_epoch": per_repeat(trained.best_epoch), "epochs_run": per_repeat(trained.epochs_run)}
+    of_repeat = partial(study.mean_of_repeats, repeats=config.repeats)
+    epochs = {"best_epoch": of_repeat(trained.best_epoch), "epochs_run": of_repeat(trained.epochs_run)}
     return study.row_of(names, study.scores_of(crossed) | epochs, members, seconds, {"accuracy": right})
 
 

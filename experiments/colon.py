@@ -128,7 +128,7 @@ def measure(
     crossed = study.judge_folds(mil, trained, splits, folds, data.label, config.repeats)
     right = (crossed.called == data.label).mean(axis=0)
     scores = study.scores_of(crossed) | nucleus_scores(crossed, splits.test, config.repeats)
-    scores["best_epoch"] = trained.best_epoch.reshape(config.repeats, -1).mean(axis=1)
+    scores["best_epoch"] = study.mean_of_repeats(trained.best_epoch, config.repeats)
     return study.row_of({"pooling": each}, scores, members, seconds, {"accuracy": right}), crossed
 
 

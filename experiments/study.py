@@ -112,6 +112,11 @@ def judge_folds(mil: MIL, trained: Ensemble, splits: Splits, folds: Folds, label
     return Crossed(label, pool(positive), pool(positive >= 0.5), pool(by_choice), test)
 
 
+def mean_of_repeats(values: np.ndarray, repeats: int) -> np.ndarray:
+    """Values of the members, repeat by repeat [R * F], as their means over the folds of each repeat [R]."""
+    return values.reshape(repeats, -1).mean(axis=1)
+
+
 def scores_of(crossed: Crossed) -> dict[str, np.ndarray]:
     """Scores of each repeat [R], over all its bags."""
     truth = np.broadcast_to(crossed.label, crossed.called.shape)

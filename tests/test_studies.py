@@ -38,18 +38,6 @@ def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
         return list(csv.DictReader(file)), out, screen.getvalue()
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for MUSK1 in which a positive bag holds an instance whose first feature is large."""
-    folder, draw, lines = tmp_path_factory.mktemp("classic"), np.random.default_rng(0), []
-    for bag in range(24):
-        for instance in range(1 + bag % 5):
-            first = 3.0 if bag % 2 and not instance else draw.normal(0, 0.2)
-            lines.append(f"{bag % 2},{bag},{first:.4f},{draw.normal():.4f},7\n")
-    (folder / "musk1.csv").write_text("".join(lines))
-    return folder
-
-
 def test_classic_benchmarks(tables: Path, tmp_path: Path):
     rows, out, screen = run(
         classic, data_dir=tables, datasets=("musk1",), poolings=("gated_attention", "instance_max"), folds=3, repeats=2,

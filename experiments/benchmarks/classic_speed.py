@@ -17,15 +17,15 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import jax
 import measure
 import numpy as np
 
-from mil_jax import cli, datasets, protocols
+from mil_jax import cli, datasets
 from mil_jax.errors import InputError, RunError
 
 sys.path.append(str(measure.HERE.parent))
@@ -64,17 +64,18 @@ def main(config: Config) -> None:
     data = datasets.load_classic(config.dataset, config.data_dir)
     measure.start(config.out)
     measure.warn_if_busy()
-    ways = {
-        "mil_jax": run_ours,
-        "PyTorch": lambda *args: run_torch(*args, copies=1),
-        f"PyTorch, {measure.CORES} processes": lambda *args: run_torch(*args, copies=measure.CORES),
-    }
+    ways = {"mil_jax": partial(run_ours, config), "PyTorch": partial(run_torch, 1)}
+    if measure.CORES > 1:
+        ways[f"PyTorch, {measure.CORES} processes"] = partial(run_torch, measure.CORES)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
-    for number in range(1, config.rounds + 1):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory() as folder:
-                found[name].append(way(config, data, Path(folder)))
-            cli.say(f"round {number} of {config.rounds}  {name:22} {found[name][-1]['seconds']:.1f} s")
+    with tempfile.TemporaryDirectory() as shared:
+        task = Path(shared) / "task.npz"
+        write_task(config, data, task)
+        for number in range(1, config.rounds + 1):
+            for name, way in ways.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    found[name].append(way(task, Path(folder)))
+                cli.say(f"round {number} of {config.rounds}  {name:22} {found[name][-1]['seconds']:.1f} s")
     rows = [{"way": name} | {key: median(one[key] for one in many) for key in many[0]} for name, many in found.items()]
     measure.results_folder(config.out).write_json(
         "results.json", {**measure.describe(config), "rows": rows, "rounds": found}
@@ -83,8 +84,8 @@ def main(config: Config) -> None:
     cli.say(f"results: {config.out}")
 
 
-def run_ours(config: Config, data: datasets.BagSet, folder: Path) -> dict[str, float]:
-    """The experiment itself, in a process of its own."""
+def run_ours(config: Config, task: Path, folder: Path) -> dict[str, float]:
+    """The experiment itself, in a process of its own; it reads the data set instead of the task."""
     options = {
         "data-dir": config.data_dir, "datasets": config.dataset, "poolings": POOLING, "repeats": config.repeats,
         "folds": config.folds, "seed": config.seed, "out": folder / "run", "compilation-cache": "off",
@@ -96,10 +97,8 @@ def run_ours(config: Config, data: datasets.BagSet, folder: Path) -> dict[str, f
     return {"seconds": float(row["seconds"]), "epochs": epochs, "accuracy": float(row["accuracy"])}
 
 
-def run_torch(config: Config, data: datasets.BagSet, folder: Path, copies: int) -> dict[str, float]:
+def run_torch(copies: int, task: Path, folder: Path) -> dict[str, float]:
     """The loop, in as many processes as `copies`; the slowest one's time counts."""
-    task = folder / "task.npz"
-    write_task(config, data, task)
     files = [folder / f"{i}.json" for i in range(copies)]
     measure.run_scripts("classic_torch.py", [
         ["--task", str(task), "--out", str(file), "--first", str(i), "--stride", str(copies)]
@@ -117,10 +116,7 @@ def run_torch(config: Config, data: datasets.BagSet, folder: Path, copies: int) 
 def write_task(config: Config, data: datasets.BagSet, path: Path) -> None:
     """Bags, folds and options, as `classic_benchmarks.py` has them."""
     options = classic_benchmarks.Config(repeats=config.repeats, folds=config.folds, seed=config.seed)
-    folds = protocols.cross_validation(
-        jax.random.fold_in(jax.random.key(config.seed), 0), data.label,
-        folds=config.folds, repeats=config.repeats, val_share=options.val_share,
-    )  # fmt: skip
+    folds = classic_benchmarks.folds_of(options, data.label)
     names = ("hidden", "attention_units", "learning_rate", "weight_decay", "epochs", "patience")
     chosen = json.dumps({name: getattr(options, name) for name in names})
     np.savez(path, x=data.x, sizes=data.sizes, label=data.label, options=chosen, **folds._asdict())

@@ -37,6 +37,7 @@ if __name__ == "__main__":
     peer_io.require("torch")
 
 import torch  # noqa: E402
+import torch_peer  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -52,9 +53,7 @@ class GatedAttention(nn.Module):
         self.U = nn.Linear(widths[-1], units, bias=False)
         self.w = nn.Linear(units, 1, bias=False)
         self.head = nn.Linear(widths[-1], 1)
-        for name, parameter in self.named_parameters():
-            # The initial parameters of mil_jax; PyTorch's own differ.
-            (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(parameter)
+        torch_peer.initialise(self)
 
     def forward(self, bag: torch.Tensor) -> torch.Tensor:
         """A bag ``[n, features]`` to its logit ``[]``."""
@@ -111,8 +110,7 @@ def fit(
 
 def main(options: argparse.Namespace) -> None:
     """Does the fits of this process."""
-    torch.set_num_threads(1)  # matrices as small as these gain nothing by a second thread
-    torch.set_flush_denormal(True)
+    torch_peer.settle(threads=1)  # matrices as small as these gain nothing by a second one
     with np.load(options.task) as arrays:
         held = dict(arrays)
     task = json.loads(str(held["options"]))

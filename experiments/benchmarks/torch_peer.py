@@ -38,6 +38,19 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 
+def initialise(model: nn.Module) -> None:
+    """Draws initial parameters as Keras and mil_jax do; PyTorch's own defaults differ."""
+    for name, parameter in model.named_parameters():
+        (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(parameter)
+
+
+def settle(threads: int) -> None:
+    """Chooses the threads of this process, and has denormal numbers flushed to zero."""
+    torch.set_num_threads(threads)
+    # Moments of weights that have stopped moving decay into denormals, which a CPU adds slowly.
+    torch.set_flush_denormal(True)
+
+
 class AttentionMIL(nn.Module):
     """Gated attention over embedded instances, with a head on the concatenated embeddings."""
 
@@ -49,9 +62,7 @@ class AttentionMIL(nn.Module):
         self.U = nn.Linear(64, peer_io.ATTENTION_UNITS, bias=False)
         self.w = nn.Linear(peer_io.ATTENTION_UNITS, 1, bias=False)
         self.head = nn.Linear(64 * bag_size, 2)
-        for name, parameter in self.named_parameters():
-            # Keras' defaults; PyTorch's own differ.
-            (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(parameter)
+        initialise(self)
 
     def forward(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bags ``[..., K, pixels]`` to logits ``[..., C]`` and attention ``[..., K]``."""
@@ -163,9 +174,7 @@ def parameter_count(model: nn.Module) -> int:
 
 def main(options: argparse.Namespace) -> None:
     """Choose the threads and run the members."""
-    torch.set_num_threads(options.threads)
-    # Moments of weights that have stopped moving decay into denormals, which a CPU adds slowly.
-    torch.set_flush_denormal(True)
+    settle(options.threads)
     peer = {
         "peer": "torch",
         "backend": "torch",
