@@ -156,7 +156,7 @@ def measure(
     """One row: a data set and a pooling."""
     mil, members = build(config, pooling), len(folds.test)
     hyper = training.make_hyper(
-        splits.train, learning_rate=config.learning_rate, l2=0.0, weight_decay=config.weight_decay, class_weights=False
+        splits.train, learning_rate=config.learning_rate, l2=None, weight_decay=config.weight_decay, class_weights=False
     )
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     trained, seconds = study.fit_members(

@@ -119,7 +119,7 @@ def measure(
 ) -> tuple[dict[str, Any], Crossed]:
     """The row of a pooling, and what its members say of their test images."""
     hyper = training.make_hyper(
-        splits.train, learning_rate=config.learning_rate, l2=0.0, weight_decay=config.weight_decay, class_weights=False
+        splits.train, learning_rate=config.learning_rate, l2=None, weight_decay=config.weight_decay, class_weights=False
     )
     mil, members = build(config, each), len(folds.test)
     trained, seconds = study.fit_members(

@@ -167,7 +167,7 @@ def measure(
     train = stack_padded([first_of_both(draw, count) for draw in repeats.train])
     mil, own = build(config, pooling), Splits(train, repeats.val, repeats.test)
     hyper = training.make_hyper(
-        own.train, learning_rate=config.learning_rate, l2=0.0, weight_decay=config.weight_decay, class_weights=False
+        own.train, learning_rate=config.learning_rate, l2=None, weight_decay=config.weight_decay, class_weights=False
     )
     trained, seconds = study.fit_members(
         mil, jax.random.fold_in(jax.random.key(config.seed), 0), config.repeats, own,

@@ -16,11 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-# Up to this many slots every weight is compared with every other, which fuses into the code around
-# it; above, sorted.
-PAIRWISE_SLOTS = 16
+# Up to this many slots every weight is compared with every other, which compiles and runs in less
+# time than a sort; above, sorted.
+PAIRWISE_SLOTS = 64
+# Slots of the bags that `stats_of_bags` takes at a time.
+SLOTS_AT_A_TIME = 2048
 
 # Fewer bags than this may put their weight on one slot by chance: nothing is concluded from them.
 FEWEST_BAGS_FOR_ONE_SLOT = 10
@@ -153,6 +156,15 @@ def attention_stats(
         has_positive=has_positive.astype(weight.dtype),
         has_both=has_both.astype(weight.dtype),
     )
+
+
+def stats_of_bags(
+    attention: Float[Array, "B K"], mask: Bool[Array, "B K"], instance_label: Int[Array, "B K"]
+) -> AttentionStats:
+    """Compute `attention_stats` of every bag, fields ``[B]``; memory is bounded, however many there are."""
+    bags = max(1, SLOTS_AT_A_TIME // mask.shape[-1])
+    given = (attention, mask, instance_label)
+    return lax.map(lambda bag: attention_stats(*bag), given, batch_size=bags)
 
 
 def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:

@@ -9,6 +9,7 @@ What comes back is NumPy on every host. Axes: S members, B bags, K slots, C clas
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, no_type_check
 
@@ -32,6 +33,7 @@ from mil_jax.training import (
     Hyper,
     advance,
     blank_info,
+    fit_epoch,
     has_stopped,
     init_fit,
     make_hyper,
@@ -155,11 +157,38 @@ def map_members(member: Callable[..., Any], own: Any, args: Any, together: int) 
         whole = [next(rest) if flag else leaf for leaf, flag in zip(leaves, is_own, strict=True)]
         return member(*jax.tree.unflatten(structure, whole))
 
-    if together == 1:
-        return lax.map(one, varied)  # a true loop, in which a stopped member is skipped
     if together >= varied[0].shape[0]:
         return jax.vmap(one)(varied)
-    return lax.map(one, varied, batch_size=together)
+    return lax.map(one, varied, batch_size=None if together == 1 else together)
+
+
+def advance_in_turn(
+    member: Callable[..., Any], own: Any, args: Any, infos: Any, slots: Int[Array, " slots"], count: Int[Array, ""]
+) -> tuple[Any, Any]:
+    """`member(*args)` for one of a device's members after the other, each state changed where it lies.
+
+    No state is copied, and a member that is left out costs nothing.
+
+    Args:
+        member: a function of one member that returns its new state and an info.
+        own: for each leaf of `args`, whether it has a leading member axis; the others are shared.
+        args: a tuple; the last one is the members' states.
+        infos: of all members, to be overwritten.
+        slots: places of members inside the device.
+        count: [] how many of them to advance.
+
+    Returns:
+        States and infos of all members; those left out as they were.
+    """
+
+    def turn(k: Array, done: tuple[Any, Any]) -> tuple[Any, Any]:
+        of_member = lambda leaf: lax.dynamic_index_in_dim(leaf, slots[k], keepdims=False)  # noqa: E731
+        put = lambda whole, one: lax.dynamic_update_index_in_dim(whole, one, slots[k], axis=0)  # noqa: E731
+        now = (*args[:-1], done[0])
+        given = jax.tree.map(lambda leaf, flag: of_member(leaf) if flag else leaf, now, own)
+        return jax.tree.map(put, done, member(*given))
+
+    return lax.fori_loop(0, count, turn, (args[-1], infos))
 
 
 # ---- training ----
@@ -242,18 +271,25 @@ def fit_ensemble(
     config = choose_widths(config, placement, train, val)
     hyper = make_hyper(train, model.classes) if hyper is None else hyper
     inputs = place_inputs(hyper, train, val, members, placement)
+    lower = partial(run_epoch.lower, model, config, placement)
+    programs, infos = {}, []
     if progress is None:
-        state, infos = start(model, config, keys, order_keys, train, placement), []
+        given = (model, config, keys, order_keys, train, placement)
+        waiting = start_shapes(*given)
+        every = np.zeros(waiting.epoch.shape, np.int32)
+        with ThreadPoolExecutor(1) as pool:  # the programs of the start and of an epoch, side by side
+            compiling = pool.submit(lower(every, *inputs, waiting).compile)
+            state = start(*given)
+            programs[every.shape] = compiling.result()
     else:
         state, infos = restart(progress.state, members, config, placement), list(progress.infos)
     slots = choose_slots(state, config, placement)
-    programs = {}
     while slots is not None:
         if slots.shape not in programs:  # compaction halves the slots a few times at most
-            lowered = run_epoch.lower(model, config, placement, slots, *inputs, state)
-            programs[slots.shape] = lowered.compile()
-            if on_compiled and len(programs) == 1:
-                on_compiled()
+            programs[slots.shape] = lower(slots, *inputs, state).compile()
+        if on_compiled:
+            on_compiled()
+            on_compiled = None
         state, info = programs[slots.shape](slots, *inputs, state)
         infos.append(jax.tree.map(lambda leaf: leaf[:members], to_host(info)))
         if on_epoch:
@@ -329,10 +365,30 @@ def start(
     placement: Placement,
 ) -> FitState:
     """All members before their first epoch, sharded; filled up to a multiple of the devices."""
+    starter, key_data = prepare_start(model, config, keys, order_keys, train, placement)
+    return starter(key_data)
+
+
+def start_shapes(*given: Any) -> FitState:
+    """What `start` would return for these arguments, as shapes."""
+    starter, key_data = prepare_start(*given)
+    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded(given[-1]))  # noqa: E731
+    return jax.tree.map(placed, jax.eval_shape(starter, key_data))
+
+
+def prepare_start(
+    model: MIL,
+    config: FitConfig,
+    keys: Key[Array, " S"],
+    order_keys: Key[Array, " S"] | None,
+    train: Bags,
+    placement: Placement,
+) -> tuple[Callable[[Any], FitState], tuple[np.ndarray, ...]]:
+    """The compiled function behind `start`, and the data of the keys that it takes."""
     bag_shape = (train.rows.shape[-1], train.pool.shape[1:])
     given = (keys,) if order_keys is None else (keys, order_keys)
     key_data = tuple(fill(np.asarray(jax.random.key_data(each)), placement) for each in given)
-    return _starter(model, config, bag_shape, keys.shape[0], placement)(key_data)  # type: ignore[arg-type]
+    return _starter(model, config, bag_shape, keys.shape[0], placement), key_data  # type: ignore[arg-type]
 
 
 @lru_cache
@@ -396,24 +452,22 @@ def run_epoch(
     state: FitState,
 ) -> tuple[FitState, EpochInfo]:
     """One epoch of the members in `slots`; the others, and those that have stopped, stay as they are."""
-    own = (True, varies(train), varies(val), True)
     args = (hyper, train, val, state)
-    own = tuple(
-        jax.tree.map(lambda _: True, arg) if flag is True else flag for flag, arg in zip(own, args, strict=True)
-    )
-    pick = lambda tree, flags, slots: jax.tree.map(  # noqa: E731
-        lambda leaf, flag: leaf[slots] if flag else leaf, tree, flags
-    )
+    all_of = lambda tree: jax.tree.map(lambda _: True, tree)  # noqa: E731
+    own = (all_of(hyper), varies(train), varies(val), all_of(state))
 
     def on_device(slots: Any, *args: Any) -> tuple[FitState, EpochInfo]:
         whole: FitState = args[-1]
+        infos = jax.tree.map(lambda leaf: jnp.full(whole.epoch.shape, leaf), blank_info())
+        if placement.together == 1:
+            running = jnp.sum(~has_stopped(whole, config))  # they come first
+            return advance_in_turn(partial(fit_epoch, model, config), own, args, infos, slots, running)
         member = partial(advance, model, config)
         if slots.shape == whole.epoch.shape:
             return map_members(member, own, args, placement.together)
-        state, info = map_members(member, own, pick(args, own, slots), placement.together)
-        put_back = lambda old, new: old.at[slots].set(new)  # noqa: E731
-        blank = jax.tree.map(lambda leaf: jnp.full(whole.epoch.shape, leaf), blank_info())
-        return jax.tree.map(put_back, whole, state), jax.tree.map(put_back, blank, info)
+        chosen = jax.tree.map(lambda leaf, flag: leaf[slots] if flag else leaf, args, own)
+        advanced = map_members(member, own, chosen, placement.together)
+        return jax.tree.map(lambda old, new: old.at[slots].set(new), (whole, infos), advanced)
 
     specs = jax.tree.map(lambda flag: P("member") if flag else P(), own)
     return jax.shard_map(

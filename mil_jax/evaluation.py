@@ -16,11 +16,11 @@ from jaxtyping import Array, Key
 
 from mil_jax.attention import (
     AttentionStats,
-    attention_stats,
     defined_where,
     find_collapse,
     member_agreement,
     stats_by_label,
+    stats_of_bags,
 )
 from mil_jax.bags import Bags
 from mil_jax.errors import InputError
@@ -67,7 +67,7 @@ def evaluate_members(predicted: Prediction, bags: Bags) -> Evaluation:
 
 
 def _judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
-    stats = jax.vmap(attention_stats)(predicted.attention, mask, instance_label)
+    stats = stats_of_bags(predicted.attention, mask, instance_label)
     present = label >= 0
     by_label = stats_by_label(stats, label, present)
     bags = bag_metrics(predicted.probability, jnp.maximum(label, 0), present)
@@ -187,7 +187,7 @@ def _table(
     ]
 
 
-_stats_of_bags = jax.jit(jax.vmap(attention_stats))
+_stats_of_bags = jax.jit(stats_of_bags)
 _agreement_of_bags = jax.jit(lambda attention, mask: jax.lax.map(lambda bag: member_agreement(*bag), (attention, mask)))
 _mean_intervals = jax.jit(mean_intervals, static_argnames=("level", "resamples"))
 

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mil_jax import losses
-from mil_jax.attention import AttentionStats, attention_stats, mean_stats
+from mil_jax.attention import AttentionStats, mean_stats, stats_of_bags
 from mil_jax.bags import Bags, gather
 from mil_jax.errors import InputError
 from mil_jax.model import MIL, MILOutput, Params, Prediction, apply, drops, init_params
@@ -71,14 +71,14 @@ class Hyper:
 
     Attributes:
         learning_rate: [] of Adam.
-        l2: [] factor of the sum of squares of the pooling's parameters V, U and w.
+        l2: [] factor of the sum of squares of the pooling's parameters V, U and w; None for a program without it.
         class_weight: [C] factor of the training loss of each class.
         weight_decay: [] factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as
             in PyTorch's Adam and the paper); None for a program without it.
     """
 
     learning_rate: jax.Array
-    l2: jax.Array
+    l2: jax.Array | None
     class_weight: jax.Array
     weight_decay: jax.Array | None = None
 
@@ -155,7 +155,7 @@ def make_hyper(
     classes: int = 2,
     *,
     learning_rate: float = 1e-3,
-    l2: float = 0.01,
+    l2: float | None = 0.01,
     class_weights: bool = True,
     weight_decay: float | None = None,
 ) -> Hyper:
@@ -168,7 +168,7 @@ def make_hyper(
     """
     if not 0 < learning_rate < float("inf"):
         raise InputError("learning_rate", learning_rate, "use a positive number, such as 1e-3")
-    if not 0 <= l2 < float("inf"):
+    if l2 is not None and not 0 <= l2 < float("inf"):
         raise InputError("l2", l2, "use 0 or more, such as 0.01")
     if weight_decay is not None and not 0 <= weight_decay < float("inf"):
         raise InputError("weight_decay", weight_decay, "use 0 or more, such as 1e-4")
@@ -178,8 +178,9 @@ def make_hyper(
     draws = train.label if train.label.ndim == 2 else train.label[None]
     weights = [losses.class_weights(label, classes) if class_weights else jnp.ones(classes) for label in draws]
     weight = jnp.stack(weights) if train.label.ndim == 2 else weights[0]
+    strength = None if l2 is None else jnp.float32(l2)
     decay = None if weight_decay is None else jnp.float32(weight_decay)
-    return Hyper(jnp.float32(learning_rate), jnp.float32(l2), weight, decay)
+    return Hyper(jnp.float32(learning_rate), strength, weight, decay)
 
 
 # ---- one step ----
@@ -254,7 +255,12 @@ def batch_loss(
     weighted = hyper.class_weight[label] * jax.vmap(losses.cross_entropy)(logits, label)
     mean = jnp.sum(weighted, where=valid) / jnp.sum(valid)
     correct = jnp.sum(jnp.argmax(logits, axis=-1) == label, where=valid)
-    return mean + hyper.l2 * losses.l2_penalty(params.get("pooling", {})), correct
+    return penalised(mean, params, hyper), correct
+
+
+def penalised(loss: Float[Array, ""], params: Params, hyper: Hyper) -> Float[Array, ""]:
+    """The loss with the L2 penalty, where there is one."""
+    return loss if hyper.l2 is None else loss + hyper.l2 * losses.l2_penalty(params.get("pooling", {}))
 
 
 def by_width(
@@ -348,6 +354,7 @@ def map_bags(function: Callable[[Array, int], Any], bags: Bags, widths: tuple[in
     chunk = max(1, min(EVALUATION_BAGS, EVALUATION_SLOTS // widths[-1]))
     if len(widths) == 1:
         return lax.map(lambda i: function(i, widths[0]), jnp.arange(count), batch_size=chunk)
+    chunk = max(1, min(chunk, count // (4 * len(widths))))  # few bags, so that most chunks are narrow
     sizes = bags.mask.sum(axis=-1)
     order = jnp.argsort(sizes)  # so that the bags of a chunk are of like sizes
     padded = jnp.pad(order, (0, -count % chunk), mode="edge").reshape(-1, chunk)
@@ -361,34 +368,38 @@ def map_bags(function: Callable[[Array, int], Any], bags: Bags, widths: tuple[in
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[place], results)
 
 
-def predict(model: MIL, params: Params, bags: Bags, widths: tuple[int, ...] | None = None) -> Prediction:
-    """Class probabilities [B, C], attention weights and scores [B, K] of one member, a chunk of bags at a time."""
+def outputs_of(
+    model: MIL, params: Params, bags: Bags, widths: tuple[int, ...] | None = None
+) -> tuple[Float[Array, "B C"], Float[Array, "B K"], Float[Array, "B K"]]:
+    """Logits, attention weights and scores of all bags, a chunk of bags at a time."""
     slots = bags.rows.shape[-1]
 
-    def one(i: Array, width: int) -> Prediction:
+    def one(i: Array, width: int) -> tuple[Array, Array, Array]:
         out = output_of(model, params, bags, i, width)
         whole = lambda values: jnp.pad(values, (0, slots - width))  # noqa: E731
-        return Prediction(jax.nn.softmax(out.logits), whole(out.attention), whole(out.scores))
+        return out.logits, whole(out.attention), whole(out.scores)
 
     return map_bags(one, bags, widths_of(widths, bags))
+
+
+def predict(model: MIL, params: Params, bags: Bags, widths: tuple[int, ...] | None = None) -> Prediction:
+    """Class probabilities [B, C], attention weights and scores [B, K] of one member."""
+    logits, attention, scores = outputs_of(model, params, bags, widths)
+    return Prediction(jax.nn.softmax(logits), attention, scores)
 
 
 def validate(
     model: MIL, config: FitConfig, params: Params, hyper: Hyper, bags: Bags
 ) -> tuple[Float[Array, ""], Float[Array, ""], AttentionStats, AttentionStats]:
     """Loss (unweighted, with L2), accuracy, and mean attention statistics of positive and negative bags."""
-
-    def one(i: Array, width: int) -> tuple[Array, Array, AttentionStats]:
-        out, label = output_of(model, params, bags, i, width), bags.label[i]
-        stats = attention_stats(out.attention, bags.mask[i, :width], bags.instance_label[i, :width])
-        return losses.cross_entropy(out.logits, label), jnp.argmax(out.logits) == label, stats
-
-    loss, correct, stats = map_bags(one, bags, widths_of(config.widths, bags))
+    logits, attention, _ = outputs_of(model, params, bags, config.widths)
+    loss = jax.vmap(losses.cross_entropy)(logits, bags.label)
+    stats = stats_of_bags(attention, bags.mask, bags.instance_label)
     present = bags.label >= 0
     mean = lambda values: jnp.sum(values, where=present) / jnp.sum(present)  # noqa: E731
-    penalised = mean(loss) + hyper.l2 * losses.l2_penalty(params.get("pooling", {}))
+    accuracy = mean(jnp.argmax(logits, axis=-1) == bags.label)
     positive, negative = mean_stats(stats, bags.label > 0), mean_stats(stats, bags.label == 0)
-    return penalised, mean(correct), positive, negative
+    return penalised(mean(loss), params, hyper), accuracy, positive, negative
 
 
 def init_fit(

@@ -161,6 +161,12 @@ def test_l2_touches_only_v_u_and_w(
     assert_close(gradient, expected)
 
 
+def test_without_l2_is_with_an_l2_of_zero(state: FitState, train_bags: Bags, step: Callable[..., Any]) -> None:
+    given = train_bags, state.train, jnp.arange(5), jnp.ones(5, bool)
+    none, zero = (step(make_hyper(train_bags, l2=l2), *given) for l2 in (None, 0.0))
+    assert_close(none, zero)
+
+
 def test_gradients_of_the_loss(sum_model: MIL, sum_state: FitState, ragged_bags: Bags) -> None:
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), sum_state.train.params)
@@ -482,7 +488,8 @@ def test_fit_can_be_vmapped_over_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The statistics of attention, which decide nothing, take long to compile.
-    monkeypatch.setattr(training, "attention_stats", lambda *_: blank_info().positive)
+    blank = jax.vmap(lambda *_: blank_info().positive)
+    monkeypatch.setattr(training, "stats_of_bags", blank)
     one = partial(fit, concat_model, quick_config, quick_hyper, train_bags, val_bags)
     state, curves = jit(jax.vmap(one))(host_run.keys)
     ours = host_run.ensemble
@@ -533,4 +540,4 @@ def test_make_hyper_weighs_classes_by_their_rarity(train_bags: Bags) -> None:
     hyper = make_hyper(train_bags, learning_rate=0.5, l2=0.0)
     expected = [23 / (2 * (23 - positive)), 23 / (2 * positive)]
     np.testing.assert_allclose(hyper.class_weight, expected, rtol=1e-6)
-    assert (float(hyper.learning_rate), float(hyper.l2)) == (0.5, 0.0)
+    assert (hyper.learning_rate, hyper.l2) == (0.5, 0.0)

@@ -175,15 +175,19 @@ def placed_epochs(problem: Problem, placement: Placement, member: Callable[..., 
     hyper, train, _ = ensemble.place_inputs(problem.hyper, problem.train, problem.val, members, placement)
     state = ensemble.start(problem.mil, problem.config, problem.keys, None, problem.train, placement)
     own = (jax.tree.map(lambda _: True, hyper), ensemble.varies(train), jax.tree.map(lambda _: True, state))
+    train_one = partial(member, problem)
 
-    def unless_filler(hyper: Hyper, train: Bags, state: FitState) -> tuple[FitState, Any]:
-        skip = lambda state: (state, NO_INFO)  # noqa: E731
-        run = partial(member, problem, hyper, train)
-        return lax.cond(training.has_stopped(state, problem.config), skip, run, state)
+    def on_device(*args: Any) -> tuple[FitState, Any]:
+        if placement.together > 1:
+            return ensemble.map_members(train_one, own, args, placement.together)
+        epoch = args[-1].epoch
+        infos = jax.tree.map(lambda leaf: jnp.full(epoch.shape, leaf), NO_INFO)
+        running = jnp.sum(~training.has_stopped(args[-1], problem.config))  # all but fillers, which come last
+        return ensemble.advance_in_turn(train_one, own, args, infos, jnp.arange(epoch.size), running)
 
     epoch = jax.jit(
         jax.shard_map(
-            lambda *args: ensemble.map_members(unless_filler, own, args, placement.together),
+            on_device,
             mesh=ensemble.mesh_of(placement),
             in_specs=jax.tree.map(lambda flag: P("member") if flag else P(), own),
             out_specs=P("member"),
