@@ -64,7 +64,7 @@ def main(config: Config) -> Path:
     del options["compute"]
     if config.compute.resume:
         raise InputError("resume", True, "resume the run folder of one ensemble by mnist_bags, or start anew")
-    with runs.open_run(out, {"experiment": "seed_spread", "options": options}, {}) as run:
+    with runs.open_run(out, {"experiment": "seed_spread", "options": options}, {}, can_resume=False) as run:
         results = {parts: scores_of(mnist_bags.main(problem(config, parts, out))) for parts in config.vary}
         rows = [row for parts, scores in results.items() for row in spread_rows(parts, scores)]
         run.write_csv("results.csv", rows)

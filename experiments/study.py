@@ -52,7 +52,7 @@ def open_study(name: str, config: Any, data: Mapping[str, str]) -> Any:
     out = config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     options = dataclasses.asdict(config)
     how = {name: options.pop(name, None) for name in ("compute", "out", "data_dir", "manual_dir")}
-    return runs.open_run(out, {"experiment": name, "options": options, "data": data}, {"paths": how}, False)
+    return runs.open_run(out, {"experiment": name, "options": options, "data": data}, {"paths": how}, can_resume=False)
 
 
 def fit_members(
@@ -152,10 +152,17 @@ def row_of(
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str], scores: Sequence[str]) -> None:
     """The table on the screen: mean ± standard error."""
+    differing = [name for name in names if len(rows) == 1 or len({row[name] for row in rows}) > 1]
+    same = [f"{name.replace('_', ' ')} {rows[0][name]}" for name in names if name not in differing]
     cells = [
-        [*(row[name] for name in names), *(f"{row[score]:.3f} ± {row[f'{score}_se']:.3f}" for score in scores),
+        [*(row[name] for name in differing), *(f"{row[score]:.3f} ± {row[f'{score}_se']:.3f}" for score in scores),
          row["fits"], f"{row['seconds']:.0f}"]
         for row in rows
     ]  # fmt: skip
-    columns = (*names, *(score.replace("_", " ") for score in scores), "fits", "seconds")
-    cli.print_table(title, columns, cells, "mean ± standard error over repeats")
+    columns = (
+        *(name.replace("_", " ") for name in differing),
+        *(score.replace("_", " ") for score in scores),
+        "fits",
+        "seconds",
+    )
+    cli.print_table("; ".join([title, *same]), columns, cells, "mean ± standard error over repeats")

@@ -87,8 +87,9 @@ class FinishedRun:
 class RunFolder:
     """Writes one run; made by `open_run`. Of several processes, the first one writes, and all write checkpoints."""
 
-    def __init__(self, path: Path, fingerprint: str):
+    def __init__(self, path: Path, fingerprint: str, can_resume: bool = True):
         self.path, self.fingerprint = path, fingerprint
+        self.go_on = "go on with --resume" if can_resume else "start anew in another folder"
         self.writes = jax.process_index() == 0
 
     def note(self, text: str) -> None:
@@ -249,7 +250,7 @@ class RunFolder:
                 raise
             raise RunError(
                 f"{self.path / name} cannot be written ({'no space left' if full else text.splitlines()[0]}); "
-                "what was written before is whole: make room, then go on with --resume"
+                f"what was written before is whole: make room, then {self.go_on}"
             ) from error
 
 
@@ -296,7 +297,7 @@ def _check_sums(tree: Any, sums: list[int]) -> None:
 
 @contextmanager
 def open_run(
-    path: Path, config: Mapping[str, Any], how: Mapping[str, Any], resume: bool = False
+    path: Path, config: Mapping[str, Any], how: Mapping[str, Any], resume: bool = False, *, can_resume: bool = True
 ) -> Iterator[RunFolder]:
     """Makes the folder of a run, or opens it to go on, and holds its lock until the end.
 
@@ -305,17 +306,18 @@ def open_run(
         config: what decides the results, with the `options`; `config.json` keeps it.
         how: what does not decide the results and may change when it is resumed: paths of data, devices.
         resume: go on with the run that the folder holds.
+        can_resume: whether the command has a way to go on, which messages then name.
 
     Raises:
         InputError: without `resume`, the folder holds a run, is a file, or cannot be written to; with it, there is no
             run, it has ended, or its options differ; or another process is running in the folder.
     """
     config = jsonable(config)
-    run = RunFolder(path, fingerprint(config))
+    run = RunFolder(path, fingerprint(config), can_resume)
     if resume:
         check_resumable(path, config)
     elif run.writes:  # the others may look when the first one has made the folder already
-        check_free(path)
+        check_free(path, can_resume)
     if not run.writes:
         yield run
         return
@@ -339,7 +341,7 @@ def open_run(
             yield run
         except KeyboardInterrupt:
             run.note("interrupted")
-            raise KeyboardInterrupt(f"{path} keeps what was complete; go on with --resume") from None
+            raise KeyboardInterrupt(f"{path} keeps what was complete; {run.go_on}") from None
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
@@ -347,7 +349,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(jsonable(config), sort_keys=True).encode()).hexdigest()
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, can_resume: bool = True) -> None:
     """Refuses a path where no new run can be made; touches nothing.
 
     Raises:
@@ -356,8 +358,8 @@ def check_free(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError("out", str(path), "this is a file: choose a folder")
     if (path / "config.json").exists():
-        remedy = "it holds a run already: choose another folder, or go on with it by --resume"
-        raise InputError("out", str(path), remedy)
+        go_on = ", or go on with it by --resume" if can_resume else ""
+        raise InputError("out", str(path), f"it holds a run already: choose another folder{go_on}")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError("out", str(path), f"{parent} cannot be written to: choose another folder")

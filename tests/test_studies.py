@@ -54,7 +54,7 @@ def test_classic_benchmarks(tables: Path, tmp_path: Path):
     config = json.loads((out / "config.json").read_text())
     assert len(config["data"]["musk1"]) == 64
     assert "chosen on validation bags" in screen
-    with pytest.raises(InputError, match="it holds a run already"):
+    with pytest.raises(InputError, match=r"it holds a run already: choose another folder$"):
         run(classic, data_dir=tables, datasets=("musk1",), folds=3, out=out)
 
 

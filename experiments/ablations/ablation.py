@@ -143,7 +143,7 @@ def prepare(
     watch, labels = cli.Stopwatch(), {**MEASURES, **more_labels}
     out = config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     check(config, labels, fewest_members)
-    runs.check_free(out)
+    runs.check_free(out, can_resume=False)
     cli.start_jax(Compute(), config.members)
     with watch.phase("data"):
         data = datasets.load(config.dataset, config.data_dir, config.manual_dir)
@@ -401,7 +401,7 @@ def conclude(
     warnings = collapses([point for point in points if any(row["point"] == point.name for row in rows)])
     seconds = study.watch.read()
     summary = {"finding": finding, "warnings": warnings, "rows": list(rows), **more, "seconds": seconds}
-    with runs.open_run(study.out, *describe(study)) as run:
+    with runs.open_run(study.out, *describe(study), can_resume=False) as run:
         for sentence in warnings:
             run.note(f"warning: {sentence}")
         run.write_csv("results.csv", [row for point in points for row in tidy(point)])

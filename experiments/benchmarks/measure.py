@@ -391,7 +391,7 @@ def start(out: Path) -> None:
         InputError: the folder holds results or a run already, or cannot be made.
     """
     jax.config.update("jax_platforms", "cpu")
-    runs.check_free(out)
+    runs.check_free(out, can_resume=False)
     if (out / "results.json").exists():
         raise InputError("out", str(out), "it holds results already: choose another folder")
 
@@ -404,7 +404,7 @@ def default_out(name: str) -> Path:
 def results_folder(out: Path) -> runs.RunFolder:
     """The folder, made if need be; its files are whole or absent."""
     out.mkdir(parents=True, exist_ok=True)
-    return runs.RunFolder(out, "")
+    return runs.RunFolder(out, "", can_resume=False)
 
 
 def describe(config: Any) -> dict[str, Any]:
