@@ -151,11 +151,16 @@ def row_of(
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str], scores: Sequence[str]) -> None:
-    """The table on the screen: mean ± standard error."""
+    """The table on the screen: mean ± standard error; of one repeat, which has no error, the mean."""
+
+    def score_of(row: Mapping[str, Any], name: str) -> str:
+        error = row[f"{name}_se"]
+        return f"{row[name]:.3f}" + ("" if np.isnan(error) else f" ± {error:.3f}")
+
     differing = [name for name in names if len(rows) == 1 or len({row[name] for row in rows}) > 1]
     same = [f"{name.replace('_', ' ')} {rows[0][name]}" for name in names if name not in differing]
     cells = [
-        [*(row[name] for name in differing), *(f"{row[score]:.3f} ± {row[f'{score}_se']:.3f}" for score in scores),
+        [*(row[name] for name in differing), *(score_of(row, score) for score in scores),
          row["fits"], f"{row['seconds']:.0f}"]
         for row in rows
     ]  # fmt: skip
