@@ -347,7 +347,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) or row[i] in ("", "–") for row in rows)
-        # Where the terminal is too narrow, lines break between words, and no word is cut.
+        # Where the terminal is too narrow, the columns that have spaces to break at give way first.
         whole = not any(" " in text for text in (column, *(format_cell(row[i]) for row in rows)))
         table.add_column(column, justify="right" if numeric else "left", no_wrap=whole)
     for row in rows:
