@@ -104,7 +104,7 @@ class Config:
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
     unroll: int = 1
-    """Steps in a turn of the compiled loop: 2 make many members on a CPU 6 % faster, and compile twice as long."""
+    """Steps in a turn of the compiled loop: 2 make many members on a CPU 5 % faster, and compile twice as long."""
     plot_bags: int = 3
     """Bags per class in the figures of bags; 0 for no such figures."""
     report: bool = True

@@ -275,7 +275,7 @@ def fit_ensemble(
     programs, infos = {}, []
     if progress is None:
         given = (model, config, keys, order_keys, train, placement)
-        waiting = start_shapes(*given)
+        waiting = start(*given, only_shapes=True)
         every = np.zeros(waiting.epoch.shape, np.int32)
         with ThreadPoolExecutor(1) as pool:  # the programs of the start and of an epoch, side by side
             compiling = pool.submit(lower(every, *inputs, waiting).compile)
@@ -363,32 +363,18 @@ def start(
     order_keys: Key[Array, " S"] | None,
     train: Bags,
     placement: Placement,
+    *,
+    only_shapes: bool = False,
 ) -> FitState:
-    """All members before their first epoch, sharded; filled up to a multiple of the devices."""
-    starter, key_data = prepare_start(model, config, keys, order_keys, train, placement)
-    return starter(key_data)
-
-
-def start_shapes(*given: Any) -> FitState:
-    """What `start` would return for these arguments, as shapes."""
-    starter, key_data = prepare_start(*given)
-    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded(given[-1]))  # noqa: E731
-    return jax.tree.map(placed, jax.eval_shape(starter, key_data))
-
-
-def prepare_start(
-    model: MIL,
-    config: FitConfig,
-    keys: Key[Array, " S"],
-    order_keys: Key[Array, " S"] | None,
-    train: Bags,
-    placement: Placement,
-) -> tuple[Callable[[Any], FitState], tuple[np.ndarray, ...]]:
-    """The compiled function behind `start`, and the data of the keys that it takes."""
+    """All members before their first epoch, sharded; filled up to a multiple of the devices. Or their shapes alone."""
     bag_shape = (train.rows.shape[-1], train.pool.shape[1:])
     given = (keys,) if order_keys is None else (keys, order_keys)
     key_data = tuple(fill(np.asarray(jax.random.key_data(each)), placement) for each in given)
-    return _starter(model, config, bag_shape, keys.shape[0], placement), key_data  # type: ignore[arg-type]
+    starter: Any = _starter(model, config, bag_shape, keys.shape[0], placement)  # type: ignore[arg-type]
+    if not only_shapes:
+        return starter(key_data)
+    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded(placement))  # noqa: E731
+    return jax.tree.map(placed, jax.eval_shape(starter, key_data))
 
 
 @lru_cache

@@ -46,7 +46,7 @@ class FitConfig:
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
     unroll: int = 1
-    """Steps that a turn of the compiled loop holds: 2 save a CPU the copies of parameters from turn to turn (6 % of the
+    """Steps that a turn of the compiled loop holds: 2 save a CPU the copies of parameters from turn to turn (5 % of the
     example's time), take twice as long to compile, and change numbers by rounding."""
     widths: tuple[int, ...] | None = None
     """Numbers of slots that bags are cut to, ascending, the last one all (see `bags.bucket_widths`). It decides time

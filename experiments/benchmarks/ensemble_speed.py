@@ -20,7 +20,7 @@ Compared is the training alone, because the peers' timing has no validation; for
 attention statistics, epochs of `fit_ensemble`, stands beside it. The peers train one member after the other: they are
 measured for a few members, and what they took for the most is compared with every S.
 
-It took 772 seconds on 2 cores, which should have nothing else to do. Writes results.json,
+It took 773 seconds on 2 cores, which should have nothing else to do. Writes results.json,
 results.csv and figures/ensemble_speed.png. On an accelerator S goes up to 4096. The peers come with
 `pip install 'mil_jax[peers]'`; those that are missing are left out.
 """
