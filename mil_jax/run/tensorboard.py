@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Num
 
 from mil_jax.errors import InputError
-from mil_jax.runs import FinishedRun
+from mil_jax.run.saved import FinishedRun
 
 FILE_NAME = "events.out.tfevents.0.mil_jax"  # TensorBoard looks for `tfevents`
 NOT_SCALARS = ("epoch", "member")
