@@ -16,6 +16,7 @@ PACKAGE = "mil_jax"
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "__init__": (),
     "errors": (),
+    "text": (),
     "datasets": ("errors",),  # a folder: its modules may also know each other
     "augment": ("errors",),
     "encoders": ("errors",),
@@ -34,7 +35,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "plots": ("errors",),
     "cli": ("errors",),
     "tensorboard_log": ("runs", "errors"),
-    "report": ("attention", "plots", "runs", "errors"),  # a folder
+    "report": ("attention", "datasets", "plots", "runs", "cli", "tensorboard_log", "text", "errors"),  # a folder
     "recording": (
         "bags",
         "model",
@@ -60,6 +61,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tyro": ("cli",),
     "tensorboard": ("tensorboard_log",),
     "rich": ("cli",),
+    "jinja2": ("report",),
 }
 
 # Nothing in the package knows what is built on it.
