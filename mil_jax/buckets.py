@@ -1,7 +1,7 @@
 """Widths: which numbers of slots bags are cut to, so that few slots are empty and few programs are compiled.
 
 A view carries its widths. Code that maps over bags hands its function to `at_width` or `map_bags`, which cut the view
-to the least width that holds its largest bag; the function never hears of widths, and its numbers do not depend on them.
+to the least width that holds its largest bag; the function never hears of it, and its numbers do not depend on it.
 
 Axes: B bags, M bags of a batch, K slots.
 """

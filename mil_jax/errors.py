@@ -1,4 +1,4 @@
-"""The errors that people see, so that a library user and a command read the same sentence; and checks of plain values."""
+"""The errors that people see, the same for a library user and a command; and checks of plain values."""
 
 import math
 from collections.abc import Sequence

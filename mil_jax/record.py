@@ -1,8 +1,8 @@
 """The decorator of the records that arrays travel in: frozen dataclasses that JAX can map, cut and send to devices.
 
 A record's annotations hold where a person or a function makes one, and tests check them there. Where JAX puts a record
-together again, its leaves may be anything (shapes, shardings, batched tracers), and nothing is checked; a dataclass that
-is registered in the usual way would be checked there too, and could not say what it holds.
+together again, its leaves may be anything (shapes, shardings, batched tracers), and nothing is checked: a dataclass
+that is registered in the usual way would be checked there too, and could not say what it holds.
 """
 
 import dataclasses

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_jax import cli, datasets, runs, tensorboard_log
+from mil_jax import datasets
 from mil_jax.datasets.idx_sets import IDX_SETS
 from mil_jax.errors import InputError
 from mil_jax.report.run import report_of
+from mil_jax.run import cli, tensorboard
+from mil_jax.run.folder import RunFolder
+from mil_jax.run.saved import FinishedRun, load_finished, read_config
+from mil_jax.run.screen import say
 
 FOLDER = "run folder"  # what messages call the argument
 NAMED_SETS = (datasets.SAMPLE, *(idx_set.name for idx_set in IDX_SETS))
@@ -37,25 +41,25 @@ class Config:
 def main(config: Config) -> Path:
     """Writes the report and returns its path."""
     if config.tensorboard:
-        tensorboard_log.check_installed()
+        tensorboard.check_installed()
     finished = load(config.run)
-    folder = runs.RunFolder(config.run, "")
+    folder = RunFolder(config.run, "")
     folder.write_text("report.html", report_of(finished, load_pool(config, finished)))
-    for name, content in (tensorboard_log.event_files(finished) if config.tensorboard else {}).items():
+    for name, content in (tensorboard.event_files(finished) if config.tensorboard else {}).items():
         folder.write_bytes(f"tensorboard/{name}", content)
-    cli.say(f"report: {config.run / 'report.html'}")
+    say(f"report: {config.run / 'report.html'}")
     return config.run / "report.html"
 
 
-def load(path: Path) -> runs.FinishedRun:
+def load(path: Path) -> FinishedRun:
     """Reads the run; InputError where there is none, or one that has not come to its end or has no bags."""
-    made_by = runs.read_config(path, FOLDER).get("experiment")
+    made_by = read_config(path, FOLDER).get("experiment")
     if (path / "summary.json").exists() and not (path / "attention.npz").exists():
         raise InputError(FOLDER, str(path), f"expected a run with attention.npz; this one, made by {made_by}, has none")
-    return runs.load_finished(path, FOLDER)
+    return load_finished(path, FOLDER)
 
 
-def load_pool(config: Config, finished: runs.FinishedRun) -> np.ndarray | None:
+def load_pool(config: Config, finished: FinishedRun) -> np.ndarray | None:
     """The instances of the test bags, None where no set has the name; InputError where they are not the run's."""
     data, paths = finished.config.get("data", {}), finished.config.get("paths", {})
     name, content_hash = data.get("name", ""), data.get("content_hash")

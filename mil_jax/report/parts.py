@@ -13,7 +13,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mil_jax.errors import InputError
-from mil_jax.text import is_numeric
+from mil_jax.text import Table
 
 Values = np.ndarray | Array
 SHARP = 0.8  # CSS pixels for a picture's pixel: small print stays as large as text, and sharp on fine screens
@@ -33,30 +33,6 @@ class Settings:
 
     title: str
     values: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under the names of their columns; floats are shown with four digits.
-
-    Raises:
-        InputError: a row with another number of cells than there are columns.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise InputError("rows", list(row), f"expected {len(self.columns)} cells, one for each column")
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Whether a column holds numbers alone."""
-        return [all(is_numeric(row[i]) for row in self.rows) for i in range(len(self.columns))]
 
 
 @dataclass(frozen=True)

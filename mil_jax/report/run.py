@@ -1,22 +1,16 @@
 """The report of a run folder: what it was asked for, what came out, its figures, and its test bags to browse."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
 from mil_jax.report.page import render
-from mil_jax.report.parts import Gallery, Part, Picture, Settings, Table, Text
-from mil_jax.runs import FinishedRun
+from mil_jax.report.parts import Gallery, Part, Picture, Settings, Text
+from mil_jax.run.saved import FinishedRun
 
 MOST_MEMBERS = 64  # rows of a table; members.csv has all
-
-COLUMNS = ("best_epoch", "epochs_run", "test_loss", "test_accuracy", "test_auc", "instance_hit_at_1", "instance_auc")
-MEASURES = ("loss", "accuracy", "auc", "precision", "recall")
-ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "nothing chosen on"}
 
 # Figures in this order, the others behind them, by their titles.
 TITLES = {
@@ -50,43 +44,14 @@ def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None
 
 def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:
     """The parts of the report; the arguments are those of `report_of`."""
-    parts: list[Part] = [summary_table(run.summary), sets_table(run.summary)]
-    warnings = warning_texts(run.summary["members"])
+    parts: list[Part] = [run.summary.results_table(MOST_MEMBERS), run.summary.sets_table()]
+    warnings = run.summary.warnings()
     if warnings:
         parts.insert(0, Text("Warnings", warnings))
     parts += figure_parts(run.path)
     settings = {name: run.config.get(name) for name in ("options", "model", "data", "paths", "compute", "versions")}
     parts.append(Settings("Configuration", {name: value for name, value in settings.items() if value}))
     return [*parts, run_gallery(run, pool)]  # the bags last: they are many
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """A row for each member, then their mean and standard deviation, and the ensemble."""
-    members = summary["members"]
-    of_all = {"mean of members": "mean", "standard deviation": "standard_deviation", "ensemble": "ensemble"}
-    named = [(f"member {row['seed']}", row) for row in members[:MOST_MEMBERS]]
-    named += [(name, summary[key]) for name, key in of_all.items() if len(members) > 1]
-    rows = [[name, *(row.get(column) for column in COLUMNS)] for name, row in named]
-    caption = "The ensemble averages the members' probabilities." if len(members) > 1 else ""
-    if len(members) > MOST_MEMBERS:
-        caption = f"The first {MOST_MEMBERS} of {len(members)} members; members.csv has all. {caption}"
-    return Table("Results on the test bags", ("", *(name.replace("_", " ") for name in COLUMNS)), rows, caption)
-
-
-def sets_table(summary: Mapping[str, Any]) -> Table:
-    """The mean member on the three sets side by side."""
-    mean = summary["mean"]
-    rows = [[name, role, *(mean.get(f"{name}_{measure}") for measure in MEASURES)] for name, role in ROLES.items()]
-    return Table("Mean of members, all sets", ("set", "role", *MEASURES), rows)
-
-
-def warning_texts(members: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the members' attention, a line for each sentence that names the members it holds for."""
-    by_sentence: dict[str, list[str]] = {}
-    for row in members:
-        for sentence in row.get("warnings", ()):
-            by_sentence.setdefault(sentence, []).append(str(row["seed"]))
-    return [f"Member {', '.join(seeds)}: {sentence}" for sentence, seeds in by_sentence.items()]
 
 
 def figure_parts(path: Path) -> list[Picture]:
@@ -98,12 +63,16 @@ def figure_parts(path: Path) -> list[Picture]:
 
 def run_gallery(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> Gallery:
     """The test bags of a run; those of a folder without a mask, which older versions wrote, are all full."""
-    names = ("rows", "label", "instance_label", "attention", "probability")
+    probability = run.arrays["probability"]
+    converged = np.isfinite(probability).all(axis=(1, 2))
+    members = converged if converged.any() else np.ones_like(converged)
     return Gallery(
         "Test bags",
         pool,
         mask=run.arrays["mask"] if "mask" in run.arrays else np.ones(run.arrays["rows"].shape, bool),
+        attention=run.arrays["attention"][members],
+        probability=probability[members],
         classes=run.config.get("classes", ()),
         caption="Each bag as the ensemble sees it: the wrongly predicted first, the surest of them at the top.",
-        **{name: run.arrays[name] for name in names},
+        **{name: run.arrays[name] for name in ("rows", "label", "instance_label")},
     )

@@ -150,7 +150,9 @@ def settings(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `config.json` says of a config: the options that decide the results, and what else there is, in groups."""
     compute = getattr(config, "compute", None)
     how = {} if compute is None else {"compute": dataclasses.asdict(compute)}
-    rest = {name: value for name, value, is_aside in fields_of(config) if is_aside and name not in how.get("compute", {})}
+    rest = {
+        name: value for name, value, is_aside in fields_of(config) if is_aside and name not in how.get("compute", {})
+    }
     paths = {name: rest.pop(name) for name in ("data_dir", "manual_dir") if name in rest}
     rest.pop("out", None)
     options = {name: value for name, value, is_aside in fields_of(config) if not is_aside}

@@ -161,7 +161,7 @@ def write_results(run: RunFolder, config: RunConfig, results: summary.Summary, t
     """Writes the results, and the report and the event files where asked for, from what the folder holds by then."""
     run.write_json("summary.json", dataclasses.asdict(results))
     run.write_log_table()
-    run.write_csv("members.csv", results.table())
+    run.write_csv("members.csv", results.rows())
     if not run.writes or not (config.report or config.tensorboard):
         return
     finished = load_finished(run.path)
@@ -170,5 +170,3 @@ def write_results(run: RunFolder, config: RunConfig, results: summary.Summary, t
     if config.tensorboard:
         for name, content in tensorboard.event_files(finished).items():
             run.write_bytes(f"tensorboard/{name}", content)
-
-

@@ -77,9 +77,7 @@ def fit_recorded(run: RunFolder, task: Task, compute: Compute, watch: Stopwatch)
                 on_epoch,
                 lambda: watch.add("compile", time.perf_counter() - started),
             )
-            trained = fit_ensemble(
-                task.model, task.keys, task.train, task.val, task.config, task.hyper, execution
-            )
+            trained = fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
     watch.add("train", time.perf_counter() - started - watch.seconds["compile"])
     run.write_members(checkpoint_tree(trained.members))
     return trained

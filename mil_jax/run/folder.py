@@ -19,9 +19,7 @@ A file is complete or absent: each is written beside its place and then moved th
 """
 
 import csv
-import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -30,7 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from filelock import FileLock, Timeout
 
@@ -179,7 +176,12 @@ class RunFolder:
 
 @contextmanager
 def open_run(
-    path: str | Path, config: Mapping[str, Any], how: Mapping[str, Any], resume: bool = False, *, can_resume: bool = True
+    path: str | Path,
+    config: Mapping[str, Any],
+    how: Mapping[str, Any],
+    resume: bool = False,
+    *,
+    can_resume: bool = True,
 ) -> Iterator[RunFolder]:
     """Makes the folder of a run, or opens it to go on, and holds its lock until the end.
 

@@ -20,6 +20,7 @@ from mil_jax.errors import InputError
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, Members, ModelConfig, build
 from mil_jax.run import checkpoints
+from mil_jax.run.summary import Summary
 
 FORMAT = 2  # of the folder; raised when a reader of the old one could not read the new one
 
@@ -39,7 +40,7 @@ class Run:
 
     path: Path
     config: dict[str, Any]
-    summary: dict[str, Any] | None
+    summary: Summary | None
     model: MIL
     members: Members
     class_names: tuple[str, ...]
@@ -59,7 +60,7 @@ class FinishedRun:
 
     path: Path
     config: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Summary
     log: list[dict[str, Any]]
     arrays: dict[str, np.ndarray]
 
@@ -74,7 +75,7 @@ def load_run(path: Path | str) -> Run:
     config = read_config(path)
     if config["format"] < 2:
         raise InputError("path", str(path), "expected a run of this version: one of format 1 holds no standardisation")
-    summary = _read_json(path, "summary.json") if (path / "summary.json").exists() else None
+    summary = _read_summary(path, "path") if (path / "summary.json").exists() else None
     try:
         class_names = tuple(config["classes"])
         model = build(ModelConfig(**config["model"]), Classes(len(class_names)))
@@ -95,7 +96,7 @@ def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
     if not (path / "summary.json").exists():
         expected = "expected a run that has come to its end: this one has no results yet, go on with it by --resume"
         raise InputError(argument, str(path), expected)
-    summary = _read_json(path, "summary.json", argument)
+    summary = _read_summary(path, argument)
     try:
         # Opened here: NumPy would leave a damaged file open.
         with (path / "attention.npz").open("rb") as file, np.load(file) as saved:
@@ -169,6 +170,16 @@ def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
         expected = f"expected a run of format {FORMAT} or older: a newer mil_jax wrote this one"
         raise InputError(argument, str(path), expected)
     return config
+
+
+def _read_summary(folder: Path, argument: str) -> Summary:
+    content = _read_json(folder, "summary.json", argument)
+    try:
+        return Summary(
+            **{field.name: content[field.name] for field in dataclasses.fields(Summary) if field.name in content}
+        )
+    except TypeError as error:
+        raise InputError(argument, str(folder), f"expected the summary of a run ({error})") from None
 
 
 def _read_json(folder: Path, name: str, argument: str = "path") -> dict[str, Any]:

@@ -2,21 +2,20 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
+import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from mil_jax.bags import of_member
 from mil_jax.model import MIL, layer_table
 from mil_jax.run.summary import Summary
 from mil_jax.sampling import Splits
-from mil_jax.text import cell_text, is_numeric
+from mil_jax.text import Table, cell_text
 from mil_jax.training import EpochInfo
 
 PLAIN_WIDTH = 110  # columns where the output is not a terminal
@@ -82,15 +81,16 @@ def epoch_progress(epochs: int, title: str = "") -> Iterator[Callable[[int, str]
         yield lambda epoch, text: progress.update(task, completed=epoch, description=text)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
-    """Prints a table; numbers stand on the right, floats with four digits."""
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
-    for i, column in enumerate(columns):
+def print_table(shown: Table) -> None:
+    """Prints a table; columns of numbers stand on the right."""
+    table = rich.table.Table(
+        title=shown.title, caption=shown.caption or None, title_justify="left", caption_justify="left"
+    )
+    for i, (column, numeric) in enumerate(zip(shown.columns, shown.numeric, strict=True)):
         # Where the terminal is too narrow, the columns that have spaces to break at give way first.
-        whole = not any(" " in text for text in (column, *(cell_text(row[i]) for row in rows)))
-        numeric = all(is_numeric(row[i]) for row in rows)
+        whole = not any(" " in text for text in (column, *(cell_text(row[i]) for row in shown.rows)))
         table.add_column(column, justify="right" if numeric else "left", no_wrap=whole)
-    for row in rows:
+    for row in shown.rows:
         table.add_row(*map(cell_text, row))
     make_console().print(table)
 
@@ -119,42 +119,22 @@ def print_problem(name: str, class_names: Sequence[str], splits: Splits, mil: MI
     for part, bags in splits._asdict().items():
         counts = np.bincount(np.asarray(of_member(bags, 0).label), minlength=len(class_names))
         rows.append((part, int(counts.sum()), *counts.tolist()[::-1]))
-    print_table(f"Bags of {name}", ("set", "bags", *reversed(class_names)), rows)
+    print_table(Table(f"Bags of {name}", ("set", "bags", *reversed(class_names)), rows))
     layers = layer_table(mil, splits.train.slots, splits.train.kind.shape)
     total = sum(count for _, _, count in layers)
-    print_table("Model", ("layer", "parameters", "number"), [*layers, ("total", "", total)])
+    print_table(Table("Model", ("layer", "parameters", "number"), [*layers, ("total", "", total)]))
 
 
-SHOWN = ("best_epoch", "test_loss", "test_accuracy", "test_auc", "instance_hit_at_1", "instance_auc")
 SHOWN_MEMBERS = 16
-ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "untouched"}
-MEASURES = ("loss", "accuracy", "auc", "precision", "recall")
 
 
 def print_results(summary: Summary) -> None:
     """The results as tables, what is odd about them, and the seconds."""
-    members = summary.members
-    rows = [_member_row(row) for row in members[:SHOWN_MEMBERS]]
-    if len(members) > 1:
-        rows.append(["mean of members", *(summary.mean[name] for name in SHOWN)])
-        rows.append(["standard deviation", *(summary.standard_deviation[name] for name in SHOWN)])
-        rows.append(["ensemble", "", *(summary.ensemble[name] for name in SHOWN[1:])])
-    hidden = f"the first {SHOWN_MEMBERS} of {len(members)} members; summary.json has all"
-    caption = hidden if len(members) > SHOWN_MEMBERS else ""
-    names = ("", *(name.replace("_", " ") for name in SHOWN))
-    print_table("Test bags (nothing was chosen on them)", names, rows, caption)
-    sets = [[name, role, *(summary.mean[f"{name}_{m}"] for m in MEASURES)] for name, role in ROLES.items()]
-    print_table("Mean of members, all sets", ("set", "role", *MEASURES), sets)
-    for row in members:
-        for sentence in row["warnings"]:
-            say(f"warning: member {row['seed']}: {sentence}")
-    gone = sum(row["diverged"] for row in members)
+    for table in (summary.results_table(SHOWN_MEMBERS), summary.sets_table()):
+        print_table(table)
+    for sentence in summary.warnings():
+        say(f"warning: {sentence}")
+    gone = sum(row["diverged"] for row in summary.members)
     if gone:
-        say(f"{gone} of {len(members)} members diverged: they are in no mean and not in the ensemble")
+        say(f"{gone} of {len(summary.members)} members diverged: they are in no mean and not in the ensemble")
     say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items()))
-
-
-def _member_row(row: Mapping[str, Any]) -> list[object]:
-    if row["diverged"]:
-        return [f"member {row['seed']}", "diverged", *[None] * (len(SHOWN) - 1)]
-    return [f"member {row['seed']}", *(row[name] for name in SHOWN)]

@@ -21,6 +21,7 @@ from mil_jax.model import MIL, Prediction, count_params
 from mil_jax.placement import Placement
 from mil_jax.pooling import AttentionPooling
 from mil_jax.sampling import Splits
+from mil_jax.text import Table
 
 DIVERGED = "Training has diverged: no epoch had a finite validation loss. Try a lower learning rate."
 
@@ -37,6 +38,11 @@ WHICH_IS_WHICH = {
     "test_details": "the ensemble's attention by groups of test bags, with intervals over bags; how much the members "
     "agree; what random ensembles of 1, 2, … members score; and how well disagreement tells wrong bags from right ones",
 }
+
+# What tables show.
+SHOWN = ("best_epoch", "test_loss", "test_accuracy", "test_auc", "instance_hit_at_1", "instance_auc")
+MEASURES = ("loss", "accuracy", "auc", "precision", "recall")
+ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "untouched"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +63,42 @@ class Summary:
     mean: dict[str, Any]
     standard_deviation: dict[str, Any]
     ensemble: dict[str, Any]
-    which_is_which: Mapping[str, str]
-    test_details: dict[str, Any]
+    which_is_which: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    test_details: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def table(self) -> list[dict[str, Any]]:
-        """The members as rows for a table."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The members as rows of a CSV file."""
         join = lambda value: "; ".join(value) if isinstance(value, list) else value  # noqa: E731
         return [{name: join(value) for name, value in row.items()} for row in self.members]
+
+    def results_table(self, most_members: int) -> Table:
+        """A row for each member, then their mean and standard deviation, and the ensemble."""
+        named = [(f"member {row['seed']}", row) for row in self.members[:most_members]]
+        if len(self.members) > 1:
+            named += [("mean of members", self.mean), ("standard deviation", self.standard_deviation)]
+            named.append(("ensemble", self.ensemble))
+        rows = [[name, *(row.get(column, "") for column in SHOWN)] for name, row in named]
+        for cells, (_, row) in zip(rows, named, strict=True):
+            if row.get("diverged"):
+                cells[1:] = ["diverged", *[None] * (len(SHOWN) - 1)]
+        hidden = f"the first {most_members} of {len(self.members)} members; summary.json has all"
+        columns = ("", *(name.replace("_", " ") for name in SHOWN))
+        title = "Test bags (nothing was chosen on them)"
+        return Table(title, columns, rows, hidden if len(self.members) > most_members else "")
+
+    def sets_table(self) -> Table:
+        """The mean member on the three sets side by side."""
+        rows = [[name, role, *(self.mean.get(f"{name}_{m}") for m in MEASURES)] for name, role in ROLES.items()]
+        return Table("Mean of members, all sets", ("set", "role", *MEASURES), rows)
+
+    def warnings(self) -> list[str]:
+        """What is wrong with members, a line for each sentence that names those it holds for."""
+        by_sentence: dict[str, list[str]] = {}
+        for row in self.members:
+            for sentence in row.get("warnings", ()):
+                by_sentence.setdefault(sentence, []).append(str(row["seed"]))
+        return [f"Member {', '.join(seeds)}: {sentence}" for sentence, seeds in by_sentence.items()]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
