@@ -17,8 +17,8 @@ from mil_jax import datasets
 from mil_jax.bags import stack_bags
 from mil_jax.datasets import Dataset
 from mil_jax.run import cli
-from mil_jax.run.config import DataConfig, RunConfig
-from mil_jax.run.experiment import Problem, begin, run_bags
+from mil_jax.run.config import DataConfig, Problem, RunConfig
+from mil_jax.run.experiment import begin, run_bags
 from mil_jax.sampling import BagsConfig, Splits, sample_splits
 
 

@@ -41,7 +41,7 @@ class View:
     mask: Bool[Values, "*members B K"]
     label: Int[Values, "*members B"]
     instance_label: Int[Values, "*members B K"]
-    widths: tuple[int, ...] = static(())
+    widths: tuple[int, ...] = static(default=())
 
 
 @record

@@ -43,7 +43,7 @@ from mil_jax.training import (
     has_stopped,
     init_fit,
     member_key,
-    predict,
+    predict_member,
 )
 
 # ---- records ----
@@ -421,7 +421,7 @@ def best_members(state: FitState, members: int, hyper: Hyper, train: Bags) -> Me
 # ---- prediction ----
 
 
-def predict_ensemble(model: MIL, members: Members, bags: Bags, placement: Placement | None = None) -> Prediction:
+def predict(model: MIL, members: Members, bags: Bags, placement: Placement | None = None) -> Prediction:
     """Predictions of all members: probabilities [S, B, C] and attention weights [S, B, K], as NumPy.
 
     Features are standardised as each member's training bags were. Memory is bounded: a device holds the activations
@@ -450,7 +450,7 @@ def _predict_members(model: MIL, placement: Placement, shared: Shared, own: Any)
     def on_device(shared: Shared, own: Any) -> Prediction:
         def one(member: Any) -> Prediction:
             params, scaler, view = member
-            return predict(model, params, scaler, join(shared, view))
+            return predict_member(model, params, scaler, join(shared, view))
 
         return map_members(one, own, together=1)
 

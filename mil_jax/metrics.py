@@ -1,9 +1,9 @@
 """How good predictions of bags are: ranking, decisions, probabilities and their calibration.
 
-Pure functions of arrays over bags, which jit and vmap (over members). With `where`, a function
-returns what it would for the bags where it is True alone. They sum first and divide last. A metric that its input leaves undefined, such as
-the AUC of one class or the mean of nothing, is NaN, never a number that could be taken for a
-result; write it as null. Precision, recall and F1 are the exception, by custom: they are 0.
+Pure functions of arrays over bags, which jit and vmap (over members). With `where`, a function returns what it would
+for the bags where it is True alone. They sum first and divide last. A metric that its input leaves undefined, such as
+the AUC of one class or the mean of nothing, is NaN, never a number that could be taken for a result; write it as null.
+Precision, recall and F1 are the exception, by custom: they are 0.
 
 Axes: B bags · C classes.
 """

@@ -228,7 +228,7 @@ def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: 
     return model.init(key, instances, jnp.ones(bag_size, bool))["params"]
 
 
-def apply(model: MIL, params: Params, instances: Array, mask: Array, key: Key[Array, ""] | None = None) -> MILOutput:
+def apply(model: MIL, params: Params, instances: Array, mask: Values, key: Key[Array, ""] | None = None) -> MILOutput:
     """The model's output for one bag, given its parameters; with augmentation and dropout where there is a key."""
     if key is None:
         return model.apply({"params": params}, instances, mask)  # type: ignore[return-value]

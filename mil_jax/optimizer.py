@@ -124,8 +124,9 @@ def scale_by_keras_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -
 def optimizer(hyper: Hyper) -> optax.GradientTransformation:
     """Weight decay where there is any, Adam, and the learning rate."""
     # All chains have states of one structure, so that a state can be made before the hyperparameters are known.
-    decay = optax.identity() if hyper.weight_decay is None else optax.add_decayed_weights(hyper.weight_decay)
-    return optax.chain(decay, scale_by_keras_adam(), optax.scale_by_learning_rate(hyper.learning_rate))
+    rate, weight_decay = jnp.asarray(hyper.learning_rate), hyper.weight_decay
+    decay = optax.identity() if weight_decay is None else optax.add_decayed_weights(jnp.asarray(weight_decay))
+    return optax.chain(decay, scale_by_keras_adam(), optax.scale_by_learning_rate(rate))
 
 
 def mean_gradient_norm(opt_state: Any) -> Float[Array, ""]:

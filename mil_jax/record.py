@@ -6,6 +6,7 @@ that is registered in the usual way would be checked there too, and could not sa
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -13,7 +14,7 @@ import jax
 T = TypeVar("T")
 
 
-def static(default: Any = dataclasses.MISSING) -> Any:
+def static(*, default: Any = dataclasses.MISSING) -> Any:
     """A field that is no array: JAX compiles a program for each of its values, which must be hashable."""
     return dataclasses.field(default=default, metadata={"static": True})
 
@@ -34,7 +35,7 @@ def record(cls: type[T]) -> type[T]:
         values, static_values = flatten(node)
         return tuple(zip(keys, values, strict=True)), static_values
 
-    def unflatten(static_values: tuple[Any, ...], values: tuple[Any, ...]) -> T:
+    def unflatten(static_values: tuple[Any, ...], values: Iterable[Any]) -> T:
         node = object.__new__(made)
         for name, value in zip((*leaves, *rest), (*values, *static_values), strict=True):
             object.__setattr__(node, name, value)

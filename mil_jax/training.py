@@ -75,8 +75,8 @@ class Batch:
     """
 
     instances: Float[Array, "M K ..."]
-    mask: Bool[Array, "M K"]
-    label: Int[Array, " M"]
+    mask: Bool[Values, "M K"]
+    label: Int[Values, " M"]
     valid: Bool[Array, " M"]
 
 
@@ -244,7 +244,7 @@ def train_epoch(
     bag_count = bags.label.shape[0]
     key_order, key_noise = jax.random.split(key) if is_noisy(model) else (key, None)
     batches = epoch_order(key_order, bag_count, config.batch_size)
-    step = lambda state, batch: train_step(model, hyper, bags, state, *batch, key_noise)  # noqa: E731
+    step = lambda state, batch: train_step(model, hyper, bags, state, batch[0], batch[1], key_noise)  # noqa: E731
     state, steps = lax.scan(step, state, batches)
     # Sums first, division last: a batch counts by its number of bags, so that the partial one is exact.
     size = jnp.sum(batches[1], axis=1)
@@ -264,7 +264,7 @@ def outputs_of(
     return map_bags(one, bags)
 
 
-def predict(model: MIL, params: Params, scaler: Scaler | None, bags: Bags) -> Prediction:
+def predict_member(model: MIL, params: Params, scaler: Scaler | None, bags: Bags) -> Prediction:
     """Class probabilities [B, C], attention weights and scores [B, K] of one member."""
     logits, attention, scores = outputs_of(model, params, scaler, bags)
     return Prediction(model.target.prediction(logits), attention, scores)
@@ -291,7 +291,7 @@ def fit_epoch(
     model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, state: FitState
 ) -> tuple[FitState, EpochInfo]:
     """Trains one epoch, validates, and keeps the parameters if no epoch before had a lower loss."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.order_key), state.epoch)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.order_key)), state.epoch)
     trained, (train_loss, train_accuracy) = train_epoch(model, config, hyper, train, state.train, key)
     validation = validate(model, trained.params, hyper, val)
     epoch, better = state.epoch + 1, validation.val_loss < state.best_loss

@@ -60,7 +60,7 @@ def parse(config_type: type[Config], doc: str | None, default: Config | None = N
     Raises:
         InputError: a value that a record refuses.
     """
-    given = {} if default is None else {"default": default}
+    given: Any = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

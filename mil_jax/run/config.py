@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mil_jax.errors import InputError, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
+from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
 
 Config = TypeVar("Config")
@@ -112,6 +113,26 @@ class RunConfig:
     def varied(self) -> set[str]:
         """What differs between members."""
         return set(filter(None, str(self.vary).split(",")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What the bags of a run are.
+
+    Attributes:
+        name: what tables and figures call them.
+        splits: bags to learn from, to choose on, and to judge on.
+        class_names: a name for each class.
+        content_hash: of what they were drawn from, so that a run is not resumed on other data; of the bags themselves
+            where not given.
+        experiment: what made the run.
+    """
+
+    name: str
+    splits: Splits
+    class_names: tuple[str, ...] = ("negative", "positive")
+    content_hash: str = ""
+    experiment: str = "own_bags"
 
 
 def check_seed(seed: int) -> None:

@@ -20,7 +20,7 @@ from mil_jax.losses import Classes
 from mil_jax.model import build
 from mil_jax.optimizer import make_hyper
 from mil_jax.run import figures, screen, summary, tensorboard
-from mil_jax.run.config import RunConfig, settings
+from mil_jax.run.config import Problem, RunConfig, settings
 from mil_jax.run.fit import Task, fit_recorded
 from mil_jax.run.folder import RunFolder, check_free, open_run
 from mil_jax.run.processes import placement_of, start_jax
@@ -28,26 +28,6 @@ from mil_jax.run.saved import load_finished
 from mil_jax.run.screen import Stopwatch
 from mil_jax.sampling import Splits
 from mil_jax.training import MemberKeys
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What the bags of a run are.
-
-    Attributes:
-        name: what tables and figures call them.
-        splits: bags to learn from, to choose on, and to judge on.
-        class_names: a name for each class.
-        content_hash: of what they were drawn from, so that a run is not resumed on other data; of the bags themselves
-            where not given.
-        experiment: what made the run.
-    """
-
-    name: str
-    splits: Splits
-    class_names: tuple[str, ...] = ("negative", "positive")
-    content_hash: str = ""
-    experiment: str = "own_bags"
 
 
 def begin(config: RunConfig, experiment: str, name: str) -> tuple[RunConfig, Stopwatch]:

@@ -1,4 +1,4 @@
-"""The processes of a run: JAX's devices and cache before it starts, several hosts, signals, and what is lost with one."""
+"""The processes of a run: JAX's devices and cache before it starts, several hosts, signals, lost processes."""
 
 import ctypes
 import os

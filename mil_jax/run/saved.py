@@ -66,7 +66,7 @@ class FinishedRun:
 
 
 def load_run(path: Path | str) -> Run:
-    """Reads a run back; its parameters predict on new bags with `ensemble.predict_ensemble`.
+    """Reads a run back; its parameters predict on new bags with `ensemble.predict`.
 
     Raises:
         InputError: no run there, one of a newer format, or one without parameters.

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from mil_jax import committee, evaluation
 from mil_jax.bags import Bags
-from mil_jax.ensemble import Ensemble, average, predict_ensemble
+from mil_jax.ensemble import Ensemble, average, predict
 from mil_jax.evaluation import Evaluation
 from mil_jax.model import MIL, Prediction, count_params
 from mil_jax.placement import Placement
@@ -123,7 +123,7 @@ class Judged:
 def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | None = None) -> Judged:
     """Predicts all sets and judges the predictions."""
     sets = splits._asdict()
-    predictions = {name: predict_ensemble(mil, trained.members, part, placement) for name, part in sets.items()}
+    predictions = {name: predict(mil, trained.members, part, placement) for name, part in sets.items()}
     members, whole = {}, {}
     for name, part in sets.items():
         if part.by_member:  # no bags that all members have in common, so none for the ensemble
