@@ -9,11 +9,12 @@ MNIST family, and any labelled image set of TensorFlow Datasets (TFDS). Bags as 
 from pathlib import Path
 
 from mil_jax.datasets import idx
-from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic
+from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic, load_table_set
 from mil_jax.datasets.colon import load_colon
 from mil_jax.datasets.features import load_features
+from mil_jax.datasets.files import as_path
 from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
-from mil_jax.datasets.records import BagSet, Dataset, Instances, bag_set_hash, build_bag_set, content_hash
+from mil_jax.datasets.records import BagSet, Dataset, Instances, content_hash
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
@@ -23,13 +24,12 @@ __all__ = [
     "BagSet",
     "Dataset",
     "Instances",
-    "bag_set_hash",
-    "build_bag_set",
     "content_hash",
     "load",
     "load_classic",
     "load_colon",
     "load_features",
+    "load_table_set",
     "read_table",
 ]
 
@@ -38,7 +38,7 @@ SAMPLE_DIR = Path(__file__).parent / "mnist_sample"
 STOCK_PREFIX = "tfds:"
 
 
-def load(name: str, data_dir: Path | None = None, manual_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None) -> Dataset:
     """Loads a data set by name.
 
     Args:
@@ -51,24 +51,23 @@ def load(name: str, data_dir: Path | None = None, manual_dir: Path | None = None
     Raises:
         InputError: the name is unknown, or the data cannot be had or is damaged; it says why.
     """
+    sets = {idx_set.name: idx_set for idx_set in IDX_SETS}
+    if not isinstance(name, str) or not (name in (SAMPLE, *sets) or name.startswith(STOCK_PREFIX)):
+        raise InputError("dataset", name, f"expected {', '.join([SAMPLE, *sets])} or {STOCK_PREFIX}NAME")
+    data_dir = None if data_dir is None else as_path("data_dir", data_dir)
+    manual_dir = None if manual_dir is None else as_path("manual_dir", manual_dir)
     if name == SAMPLE:
         return _load_sample(manual_dir)
-    # TFDS takes a second to import, which the sample does without.
-    from mil_jax.datasets import tfds_sets
+    from mil_jax.datasets import tfds_sets  # it imports TFDS, a second that the sample does without
 
-    for idx_set in IDX_SETS:
-        if name == idx_set.name:
-            return tfds_sets.load_idx_set(idx_set, data_dir, manual_dir)
-    if name.startswith(STOCK_PREFIX):
-        return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
-    names = ", ".join([SAMPLE, *(idx_set.name for idx_set in IDX_SETS)])
-    raise InputError("dataset", name, f"{names} or {STOCK_PREFIX}NAME would do")
+    if name in sets:
+        return tfds_sets.load_idx_set(sets[name], data_dir, manual_dir)
+    return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
 
 
 def _load_sample(manual_dir: Path | None) -> Dataset:
     if manual_dir is not None:
-        remedy = f"{SAMPLE} is part of the package and reads no folder; leave it out or load mnist"
-        raise InputError("manual_dir", str(manual_dir), remedy)
+        raise InputError("manual_dir", str(manual_dir), f"expected no folder: {SAMPLE} is part of the package")
     folder, classes = SAMPLE_DIR, len(DIGITS)
     train = idx.read_instances(folder / idx.TRAIN_IMAGES, folder / idx.TRAIN_LABELS, classes)
     test = idx.read_instances(folder / idx.TEST_IMAGES, folder / idx.TEST_LABELS, classes)
