@@ -19,19 +19,9 @@ from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
 __all__ = [
-    "CLASSIC_NAMES",
-    "SAMPLE",
-    "BagSet",
-    "Dataset",
-    "Instances",
-    "content_hash",
-    "load",
-    "load_classic",
-    "load_colon",
-    "load_features",
-    "load_table_set",
-    "read_table",
-]
+    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Dataset", "Instances", "content_hash", "load", "load_classic", "load_colon",
+    "load_features", "load_table_set", "read_table",
+]  # fmt: skip
 
 SAMPLE = "mnist-sample"
 SAMPLE_DIR = Path(__file__).parent / "mnist_sample"
@@ -42,9 +32,8 @@ def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path |
     """Loads a data set by name.
 
     Args:
-        name: ``mnist-sample`` (10,000 training and 4,000 test digits inside the package),
-            ``mnist``, ``fashion_mnist``, ``kmnist``, or ``tfds:NAME`` for any labelled image set of
-            TFDS.
+        name: ``mnist-sample`` (10,000 training and 4,000 test digits inside the package), ``mnist``,
+            ``fashion_mnist``, ``kmnist``, or ``tfds:NAME`` for any labelled image set of TFDS.
         data_dir: where TFDS keeps prepared sets; None for its own default. The sample needs none.
         manual_dir: a folder, only read, with files that shall not be downloaded.
 
@@ -68,8 +57,7 @@ def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path |
 def _load_sample(manual_dir: Path | None) -> Dataset:
     if manual_dir is not None:
         raise InputError("manual_dir", str(manual_dir), f"expected no folder: {SAMPLE} is part of the package")
-    folder, classes = SAMPLE_DIR, len(DIGITS)
-    train = idx.read_instances(folder / idx.TRAIN_IMAGES, folder / idx.TRAIN_LABELS, classes)
-    test = idx.read_instances(folder / idx.TEST_IMAGES, folder / idx.TEST_LABELS, classes)
+    train = idx.read_instances(SAMPLE_DIR / idx.TRAIN_IMAGES, SAMPLE_DIR / idx.TRAIN_LABELS, len(DIGITS))
+    test = idx.read_instances(SAMPLE_DIR / idx.TEST_IMAGES, SAMPLE_DIR / idx.TEST_LABELS, len(DIGITS))
     source = "a sample of MNIST that is part of the package"
     return Dataset(SAMPLE, train, test, DIGITS, content_hash(train, test), source)

@@ -27,7 +27,7 @@ FOLDERS = (".", "classic", "classic/original")
 class ClassicSet(NamedTuple):
     """A benchmark: its name, public original and who has that, what the labels 0 and 1 say, and how to know it again.
 
-    ``counts`` are positive bags, negative bags, instances and features; ``sha256`` is the ``fingerprint`` of its bags.
+    ``counts`` are positive bags, negative bags, instances and features; ``sha256`` is the order-free hash of its bags.
     """
 
     name: str
@@ -89,7 +89,7 @@ def load_classic(name: str, data_dir: str | Path) -> BagSet:
     return dataclasses.replace(table, class_names=classic_set.class_names)
 
 
-def fingerprint(table: BagSet) -> str:
+def _fingerprint(table: BagSet) -> str:
     """Returns the SHA-256 of labels, sizes and float32 features, whatever the order of bags and of instances in a bag.
 
     Copies of one set in circulation differ in that order.
@@ -115,7 +115,7 @@ def _find(classic_set: ClassicSet, data_dir: Path) -> Path:
 
 
 def _verify(classic_set: ClassicSet, table: BagSet, path: Path) -> None:
-    sha256, positive = fingerprint(table), int((table.label == 1).sum())
+    sha256, positive = _fingerprint(table), int((table.label == 1).sum())
     counts = (positive, len(table.label) - positive, *table.x.shape)
     if sha256 != classic_set.sha256:
         words = "{} positive and {} negative bags of {} instances with {} features"

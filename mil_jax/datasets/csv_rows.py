@@ -49,20 +49,13 @@ def check_columns(path: Path, rows: Sequence[Row], count: int, content: str) -> 
             raise wrong_file(path, f"{count} columns ({content})", f"{len(row.cells)} in line {row.line}")
 
 
-def number(cell: str) -> float:
-    """Returns the number in a cell, be it nan or infinite; a ValueError where there is none."""
-    if "_" in cell:  # Python's own digit separator
-        raise ValueError(cell)
-    return float(cell)
-
-
 def is_number(cell: str) -> bool:
     """Whether a cell holds a number, be it nan or infinite."""
     try:
-        number(cell)
+        float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # Python's own digit separator
 
 
 def parse_label(path: Path, place: str, bag: str, value: str | float) -> int:
@@ -71,7 +64,7 @@ def parse_label(path: Path, place: str, bag: str, value: str | float) -> int:
     Raises:
         InputError: the cell, or the number of a binary file, is something else.
     """
-    label = number(str(value)) if is_number(str(value)) else math.nan
+    label = float(value) if is_number(str(value)) else math.nan
     if not (label.is_integer() and -1 <= label <= MAX_LABEL):
         expected = f"as label a whole number from 0 to {MAX_LABEL}, or -1 and 1"
         raise wrong_file(path, expected, f"{value!r} for bag {bag!r} in {place}")

@@ -6,9 +6,8 @@ put the places of the patches beside it, as ``coords [K, 2]``. Labels come from 
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +21,12 @@ COORDS = "coords"
 LABELS_CONTENT = "lines of bag_id,label"
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """What the header of a bag's file says: its data set of features, how many instances and features, coordinates."""
 
     path: Path
     key: str
-    count: int
+    size: int
     width: int
     has_coords: bool
 
@@ -72,7 +70,7 @@ def load_features(
     return BagSet(
         name=folder.resolve().name if name is None else name,
         x=x,
-        sizes=np.array([file.count for file in files], np.int32),
+        sizes=np.array([file.size for file in files], np.int32),
         label=np.array([known[path.stem] for path in paths], np.int32),
         bag_names=tuple(path.stem for path in paths),
         source=f"{len(paths)} files of {folder}, labels from {labels} ({spare} of its bags have no file)",
@@ -132,12 +130,9 @@ def _inspect(path: Path, keys: Sequence[str]) -> _File:
 
 def _bag_shape(data: Any) -> tuple[int, int] | None:
     """[K, D] of a data set of numbers [K, D] or [1, K, D]; None for something else."""
-    shape, dtype = getattr(data, "shape", None), getattr(data, "dtype", None)
-    if shape is None or dtype is None or dtype.kind not in "fiu":
-        return None
-    if len(shape) == 3 and shape[0] == 1:
-        shape = shape[1:]
-    return (shape[0], shape[1]) if len(shape) == 2 else None
+    shape = getattr(data, "shape", None) or ()
+    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    return shape if len(shape) == 2 and data.dtype.kind in "fiu" else None
 
 
 def _describe(data: Any) -> str:
@@ -146,23 +141,22 @@ def _describe(data: Any) -> str:
 
 def _read(files: list[_File]) -> tuple[np.ndarray, np.ndarray | None]:
     """Features [N, D] of all files, and the places [N, 2] if all have them."""
-    first, count = files[0], sum(file.count for file in files)
+    first, ends = files[0], np.cumsum([file.size for file in files])
     for file in files:
         if file.width != first.width:
             expected = f"{first.width} features, as bag {first.path.stem!r} has"
             raise wrong_file(file.path, expected, f"{file.width} in bag {file.path.stem!r}")
     try:
-        x = np.empty((count, first.width), np.float32)
+        x = np.empty((ends[-1], first.width), np.float32)
     except (MemoryError, ValueError):
-        raise wrong_file(first.path, "features that fit into memory", f"{count} x {first.width} in all files") from None
-    position = np.empty((count, 2), np.float32) if all(file.has_coords for file in files) else None
-    start = 0
-    for file in files:
-        end = start + file.count
-        _read_into(file, file.key, x[start:end])
+        raise wrong_file(
+            first.path, "features that fit into memory", f"{ends[-1]} x {first.width} of all files"
+        ) from None
+    position = np.empty((len(x), 2), np.float32) if all(file.has_coords for file in files) else None
+    for file, end in zip(files, ends, strict=True):
+        _read_into(file, file.key, x[end - file.size : end])
         if position is not None:
-            _read_into(file, COORDS, position[start:end])
-        start = end
+            _read_into(file, COORDS, position[end - file.size : end])
     return x, position
 
 

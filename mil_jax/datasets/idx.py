@@ -43,8 +43,7 @@ def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     """Reads one gzipped IDX file of bytes with the given number of axes.
 
     Raises:
-        InputError: the file is missing, is not sound gzip, or is not such an IDX file of exactly
-            the length that its header announces.
+        InputError: the file is missing, is not sound gzip, or has not exactly the length that its header announces.
     """
     zipped = read_bytes(path, "gzipped IDX")
     try:

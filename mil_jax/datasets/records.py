@@ -126,14 +126,11 @@ def _set(record: Any, **fields: Any) -> None:
 
 
 def _check_texts(bags: BagSet) -> None:
-    for argument in ("name", "source"):
+    names = ("bag_names", "class_names", "instance_class_names")
+    for argument, kind in (("name", str), ("source", str), *((argument, tuple) for argument in names)):
         value = getattr(bags, argument)
-        if not isinstance(value, str) or not value:
-            raise InputError(argument, value, "expected a text")
-    for argument in ("bag_names", "class_names", "instance_class_names"):
-        value = getattr(bags, argument)
-        if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
-            raise InputError(argument, value, "expected a tuple of texts")
+        if not isinstance(value, kind) or not all(isinstance(text, str) for text in value) or value == "":
+            raise InputError(argument, value, f"expected {'a text' if kind is str else 'a tuple of texts'}")
 
 
 def _values(x: Any, argument: str = "x") -> np.ndarray:

@@ -5,22 +5,13 @@ file's. None of these files says which instances make a bag positive, so instanc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from mil_jax.datasets import matlab
-from mil_jax.datasets.csv_rows import (
-    Row,
-    bag_labels,
-    bag_starts,
-    check_columns,
-    is_number,
-    number,
-    parse_label,
-    read_rows,
-)
+from mil_jax.datasets.csv_rows import Row, bag_labels, bag_starts, check_columns, is_number, parse_label, read_rows
 from mil_jax.datasets.files import as_path, read_bytes, wrong_file
 from mil_jax.datasets.records import BagSet
 from mil_jax.errors import InputError
@@ -34,8 +25,7 @@ LEAKING_WIDTHS = (167, 231)
 """One more than the musk sets have, and Elephant, Fox and Tiger: behind the features comes the instance's label."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
+class _Table(NamedTuple):
     """The rows of a file: where each stands, the bag that it belongs to, that bag's label, and the features [N, D]."""
 
     path: Path
@@ -127,11 +117,14 @@ def _parse(
         labels.append(parse_label(path, place, bag, row.cells[label_column]))
         cells = row.cells[2:last_column]
         try:
-            x[i] = list(map(number, cells))
+            x[i] = list(map(float, cells))
+            sound = "_" not in "".join(cells)  # Python's own digit separator
         except ValueError:
+            sound = False
+        if not sound:
             column = next(i for i, cell in enumerate(cells) if not is_number(cell))
             got = f"{cells[column]!r} in {place}, column {column + 3}, of bag {bag!r}"
-            raise wrong_file(path, "numbers as features", got) from None
+            raise wrong_file(path, "numbers as features", got)
     return _Table(path, places, ids, labels, x)
 
 

@@ -1,9 +1,8 @@
 """Sets that TensorFlow Datasets (TFDS) prepares and keeps: the IDX sets, and any labelled image set that it knows.
 
-Importing this module imports TFDS, so ``load`` imports it only when a set of TFDS is asked for. It
-never imports TensorFlow; a stock set may, to prepare itself. TFDS prepares a set in a folder beside
-the final one and renames it when all is written, so an interrupted preparation is never taken for a
-complete one.
+Importing this module imports TFDS, so ``load`` imports it only when a set of TFDS is asked for. It never imports
+TensorFlow; a stock set may, to prepare itself. TFDS prepares a set in a folder beside the final one and renames it
+when all is written, so an interrupted preparation is never taken for a complete one.
 """
 
 import contextlib
@@ -38,14 +37,13 @@ def load_idx_set(idx_set: IdxSet, data_dir: Path | None = None, manual_dir: Path
     """Reads an IDX set from TFDS' folder, after preparing it there if need be; arguments as for ``load``.
 
     Raises:
-        InputError: a file is neither in ``manual_dir`` nor to be had from its host, or is not the
-            one expected; ``data_dir`` cannot be written, or holds a damaged set.
+        InputError: a file is neither in ``manual_dir`` nor to be had from its host, or is not the one expected;
+            ``data_dir`` cannot be written, or holds a damaged set.
     """
     builder = _idx_builder(idx_set, data_dir)
     if _is_prepared(builder):
-        source = f"the set prepared before in {builder.data_dir}"
-        if manual_dir is not None:
-            source += f", without need of {manual_dir}"
+        unread = "" if manual_dir is None else f", without need of {manual_dir}"
+        source = f"the set prepared before in {builder.data_dir}{unread}"
     else:
         source = f"{_prepare_idx_set(builder, manual_dir)}, prepared in {builder.data_dir}"
         builder = _idx_builder(idx_set, data_dir)
@@ -56,8 +54,8 @@ def load_stock_set(name: str, data_dir: Path | None = None, manual_dir: Path | N
     """Reads any set of TFDS that has images of one size, labels, and the splits train and test; see ``load``.
 
     Raises:
-        InputError: TFDS does not know the name, the set has other features, splits or images, or it
-            cannot be prepared here.
+        InputError: TFDS does not know the name, the set has other features, splits or images, or it cannot be
+            prepared here.
     """
     builder = _stock_builder(name, data_dir)
     class_names = _class_names(builder, name)
@@ -77,8 +75,7 @@ def load_stock_set(name: str, data_dir: Path | None = None, manual_dir: Path | N
 
 def _idx_builder(idx_set: IdxSet, data_dir: Path | None) -> MilJaxIdx:
     # Only a prepared set's description is read here.
-    expected = f"a sound {idx_set.name}, got one to delete"
-    with _only_input_errors("data_dir", str(data_dir), expected):
+    with _only_input_errors("data_dir", str(data_dir), f"a sound {idx_set.name}, got one to delete"):
         return MilJaxIdx(config=IdxConfig(name=idx_set.name, idx_set=idx_set), data_dir=data_dir)
 
 
