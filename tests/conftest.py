@@ -7,7 +7,7 @@ lie apart from the others, in bags of 3.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 from mil_jax.bags import Bags, bags_from_arrays, sample_bags, take  # noqa: E402
 from mil_jax.ensemble import Ensemble, Placement, fit_ensemble, member_keys  # noqa: E402
+from mil_jax.errors import InputError  # noqa: E402
 from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
 from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper  # noqa: E402
 
@@ -169,15 +170,28 @@ def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
     jax.tree.map(check, one, other)
 
 
+def message_of(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The one line of the InputError that a call ends in."""
+    with pytest.raises(InputError) as error:
+        call(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def assert_parts(message: str, *parts: object) -> None:
+    for part in parts:
+        assert str(part) in message
+
+
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for MUSK1 in which a positive bag holds an instance whose first feature is large."""
+    """A table `stand_in.csv` in which a positive bag holds an instance whose first feature is large."""
     folder, draw, lines = tmp_path_factory.mktemp("classic"), np.random.default_rng(0), []
     for bag in range(24):
         for instance in range(1 + bag % 5):
             first = 3.0 if bag % 2 and not instance else draw.normal(0, 0.2)
             lines.append(f"{bag % 2},{bag},{first:.4f},{draw.normal():.4f},7\n")
-    (folder / "musk1.csv").write_text("".join(lines))
+    (folder / "stand_in.csv").write_text("".join(lines))
     return folder
 
 

@@ -30,7 +30,7 @@ from mil_jax.bags import (
     sizes_of,
     take,
 )
-from mil_jax.datasets import build_bag_set
+from mil_jax.datasets import BagSet
 from mil_jax.ensemble import Placement, fit_ensemble, member_keys, predict_ensemble
 from mil_jax.errors import InputError
 from mil_jax.evaluation import evaluate
@@ -259,7 +259,9 @@ def test_features_are_standardised_by_the_bags_and_constant_ones_stay_finite():
 def test_bags_of_a_set_are_its_instances_in_order():
     x = np.arange(12, dtype=np.float32).reshape(6, 2)
     truth = np.array([0, 1, -1, 0, 0, 1], np.int32)
-    bags = bags_from_set(build_bag_set("s", x, [1, 3, 2], [0, 1, 1], ("a", "b", "c"), "here", instance_label=truth))
+    sizes, label = np.array([1, 3, 2], np.int32), np.array([0, 1, 1], np.int32)
+    about = {"name": "s", "bag_names": ("a", "b", "c"), "source": "here"}
+    bags = bags_from_set(BagSet(x=x, sizes=sizes, label=label, instance_label=truth, **about))
     assert bags.rows.shape == (3, 3)
     np.testing.assert_array_equal(np.asarray(bags.pool)[np.asarray(bags.rows)[np.asarray(bags.mask)]], x)
     np.testing.assert_array_equal(np.asarray(bags.instance_label)[np.asarray(bags.mask)], truth)
