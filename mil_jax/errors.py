@@ -36,7 +36,9 @@ def check_whole(argument: str, value: object, least: int, most: int | None = Non
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
-def check_number(argument: str, value: object, low: float, high: float = math.inf, *, ends: str = "[)") -> None:
+def check_number(
+    argument: str, value: object, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
+) -> None:
     """Refuses what is not a number between `low` and `high`; NaN is none.
 
     Args:
