@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mil_jax.datasets import BagSet
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import InputError, check_whole, checked
 from mil_jax.record import record, static
 
 UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
@@ -186,6 +186,7 @@ def _join_instance_labels(instance_labels: Sequence[np.ndarray], sizes: np.ndarr
     return joined.astype(np.int32)
 
 
+@checked
 def bags_from_set(data: BagSet) -> Bags:
     """The bags of a data set whose instances stand bag by bag."""
     return _bag_by_bag(data.x, np.asarray(data.sizes), data.label, data.instance_label)
@@ -218,6 +219,7 @@ def gather(
     return instances if scaler is None else (instances - scaler.mean) * scaler.factor
 
 
+@checked
 def fit_scaler(bags: Bags) -> Scaler:
     """Mean and standard deviation of each feature over the instances of the bags, each as often as it is in one.
 
@@ -245,6 +247,7 @@ def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # ---- other views of the same pool ----
 
 
+@checked
 def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
     """The bags at `index` [M], in that order; the pool stays whole and shared.
 
@@ -261,6 +264,7 @@ def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
     return Bags(bags.pool, jax.tree.map(lambda leaf: np.asarray(leaf)[at], bags.view))
 
 
+@checked
 def pad(bags: Bags, bag_size: int) -> Bags:
     """The same bags with empty slots at the end, up to `bag_size` slots.
 
@@ -278,6 +282,7 @@ def pad(bags: Bags, bag_size: int) -> Bags:
     return Bags(bags.pool, view)
 
 
+@checked
 def stack_bags(draws: Sequence[Bags]) -> Bags:
     """Bags that differ by member: S draws from one pool become `Bags` whose view has a leading axis S.
 

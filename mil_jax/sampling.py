@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key, Shaped
 
 from mil_jax.bags import UNKNOWN, Bags, Values, View
 from mil_jax.datasets import Dataset
-from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.errors import InputError, check_number, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Splits(NamedTuple):
     test: Bags
 
 
+@checked
 def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsConfig()) -> Splits:
     """Draws training bags from the training instances, validation and test bags from halves of the test ones.
 
@@ -89,6 +90,7 @@ def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsC
     ))  # fmt: skip
 
 
+@checked
 def split_pool(
     key: Key[Array, ""], pool_size: int, share: float
 ) -> tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]]:
@@ -109,6 +111,7 @@ def split_pool(
     return np.sort(order[:first]), np.sort(order[first:])
 
 
+@checked
 def sample_bags(
     key: Key[Array, ""],
     instances: Shaped[Values, "N ..."],

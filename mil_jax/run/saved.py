@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mil_jax.bags import InstanceKind, Scaler
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, checked
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, Members, ModelConfig, build
 from mil_jax.run import checkpoints
@@ -65,6 +65,7 @@ class FinishedRun:
     arrays: dict[str, np.ndarray]
 
 
+@checked
 def load_run(path: Path | str) -> Run:
     """Reads a run back; its parameters predict on new bags with `ensemble.predict`.
 
@@ -85,6 +86,7 @@ def load_run(path: Path | str) -> Run:
     return Run(path, config, summary, model, load_members(path / "checkpoint", kind), class_names)
 
 
+@checked
 def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
     """Reads what a run left that has come to its end; touches nothing.
 
