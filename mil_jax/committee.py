@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mil_jax import metrics
 from mil_jax.bags import Bags
-from mil_jax.errors import InputError, checked
+from mil_jax.errors import check_whole, checked
 from mil_jax.evaluation import Evaluation, evaluate, flatten
 from mil_jax.model import Prediction
 from mil_jax.record import record
@@ -85,8 +85,7 @@ def random_subsets(key: Key[Array, ""], members: int, size: int, count: int) -> 
     Raises:
         InputError: a size that is not from 1 to S.
     """
-    if not 1 <= size <= members:
-        raise InputError("size", size, f"use 1 to {members}, the number of members")
+    check_whole("size", size, 1, members)
     order = jax.vmap(lambda each: jax.random.permutation(each, members))(jax.random.split(key, count))
     return np.asarray(order) < size
 
@@ -97,8 +96,7 @@ def disjoint_subsets(members: int, size: int) -> Bool[np.ndarray, "R S"]:
     Raises:
         InputError: a size that is not from 1 to S.
     """
-    if not 1 <= size <= members:
-        raise InputError("size", size, f"use 1 to {members}, the number of members")
+    check_whole("size", size, 1, members)
     return np.arange(members) // size == np.arange(members // size)[:, None]
 
 
@@ -154,8 +152,7 @@ def gains(
         InputError: a size that is not from 1 to S, or fewer than one subset.
     """
     members = len(predicted.probability)
-    if subsets < 1:
-        raise InputError("subsets", subsets, "use at least 1")
+    check_whole("subsets", subsets, 1)
     rows = []
     for size in sizes_up_to(members) if sizes is None else sizes:
         drawn = random_subsets(jax.random.fold_in(key, size), members, size, subsets)

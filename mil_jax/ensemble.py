@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mil_jax.bags import ABSENT, Bags, Values, View, check_bags
 from mil_jax.buckets import bucket_widths, sizes_of, with_widths
-from mil_jax.errors import InputError, checked
+from mil_jax.errors import InputError, check_whole, checked
 from mil_jax.model import MIL, Members, Prediction, check_full, check_members, joins, param_shapes
 from mil_jax.optimizer import Hyper, by_member, make_hyper
 from mil_jax.placement import (
@@ -109,6 +109,7 @@ class Execution:
 @checked
 def member_keys(key: Key[Array, ""], members: int) -> MemberKeys:
     """Keys of members 0 … S - 1; those of member i do not depend on how many there are."""
+    check_whole("members", members, 1)
     return _member_keys(key, np.arange(members))
 
 
