@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.textpath import TextPath
 
-from mil_jax.plots.style import BLACK, GREY, LIGHT_GREY, key, weight_frame
+from mil_jax.plots.style import BLACK, GREY, LIGHT_GREY, Pair, key, weight_frame
 
 TILE, BAR_WIDTH, BAR_HEIGHT = 0.78, 0.36, 0.66
 BARS_KEY = 5.6  # the least width of a figure of bars, whose key is long
@@ -20,7 +20,6 @@ TITLE_LINE, HEADING_LINE, KEY_LINE = 0.26, 0.29, 0.32
 CARD_GAP, MARGIN, PAGE = 0.42, 0.14, 9.6
 TITLE_SIZE = 9  # points
 MARK = {"marker": "^", "color": BLACK, "markersize": 4.5}
-Pair = tuple[float, float]
 
 
 class Instances(NamedTuple):

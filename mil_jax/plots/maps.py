@@ -10,7 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from mil_jax.errors import InputError
-from mil_jax.plots.style import BLACK, CELL, Values, styled
+from mil_jax.plots.style import BLACK, CELL, Pair, Values, styled
 
 
 @styled
@@ -26,7 +26,7 @@ def confusion_matrix(counts: Int[Values, "C C"], class_names: Sequence[str]) -> 
     texts = [[f"{count}" for count in row] for row in counts]
     for row, column in np.argwhere(np.broadcast_to(total > 0, counts.shape)):
         texts[row][column] += f"\n{100 * shares[row, column]:.1f} %"
-    figure, axes, _ = _draw_cells(shares, (0.0, 1.0), texts, class_names, class_names)
+    figure, axes, _ = _draw_cells(shares, (0.0, 1.0), texts, (class_names, class_names))
     axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
@@ -53,7 +53,7 @@ def heat_map(
     texts = [[format(value, number_format) if np.isfinite(value) else "" for value in row] for row in values]
     finite = values[np.isfinite(values)]
     limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    figure, axes, mesh = _draw_cells(values, limits, texts, row_labels, column_labels, room_for_bar=0.9)
+    figure, axes, mesh = _draw_cells(values, limits, texts, (row_labels, column_labels), bar=0.9)
     axes.set(xlabel=column_title, ylabel=row_title)
     bar = figure.colorbar(mesh, ax=axes, label=colour_label, shrink=0.9, aspect=18)
     bar.ax.spines["outline"].set_visible(False)
@@ -62,20 +62,19 @@ def heat_map(
 
 def _draw_cells(
     values: np.ndarray,
-    limits: tuple[float, float],
+    limits: Pair,
     texts: list[list[str]],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    room_for_bar: float = 0.0,
+    names: tuple[Sequence[str], Sequence[str]],
+    bar: float = 0.0,
 ) -> tuple[Figure, Axes, QuadMesh]:
-    """Coloured cells, the first row on top, with a text in each."""
-    rows, columns = values.shape
-    for argument, labels, count in (("row", row_labels, rows), ("column", column_labels, columns)):
+    """Coloured cells, the first row on top, with a text in each; names are those of rows and columns."""
+    for argument, labels, count in zip(("row", "column"), names, values.shape, strict=True):
         if len(labels) != count:
             raise InputError(f"{argument} labels", list(labels), f"expected {count}, one per {argument}")
+    rows, columns = values.shape
     side, text_size = (0.85, 9) if max(rows, columns) <= 6 else (0.6, 6.5)
     width, height = (min(max(side * cells, 1.7), 11) for cells in (columns, rows))
-    figure = Figure(figsize=(width + 1.3 + room_for_bar, height + 0.9), layout="constrained")
+    figure = Figure(figsize=(width + 1.3 + bar, height + 0.9), layout="constrained")
     axes = figure.subplots()
     low, high = limits
     look = {"vmin": low, "vmax": high if high > low else low + 1, "edgecolors": "white", "linewidth": 1.2}
@@ -84,7 +83,7 @@ def _draw_cells(
         colour = "white" if values[row, column] > low + 0.5 * (high - low) else BLACK
         place = (column + 0.5, row + 0.5)
         axes.text(*place, texts[row][column], ha="center", va="center", color=colour, size=text_size)
-    _label_cells(axes, row_labels, column_labels)
+    _label_cells(axes, *names)
     return figure, axes, mesh
 
 

@@ -10,11 +10,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from mil_jax.plots import style
-from mil_jax.plots.style import BLUE, DASHED, GREY, Values, key, panel_grid, styled
+from mil_jax.plots.style import BLUE, DASHED, GREY, Pair, Values, key, panel_grid, styled
 
 Curve = tuple[Float[Values, " _"], Float[Values, " _"]]  # every curve has a length of its own
 PerBin = Float[Values, " bins"]
-Pair = tuple[float, float]
 
 
 @styled
@@ -116,7 +115,5 @@ def reliability_diagram(confidence: PerBin, accuracy: PerBin, count: Num[Values,
     lower.set(yscale="log", ylim=(0.5, 1.5 * decades[-1]))
     lower.set_yticks(decades, [f"{decade}" for decade in decades])
     lower.yaxis.set_minor_locator(NullLocator())
-    figure.legend(
-        *upper.get_legend_handles_labels(), loc="outside upper center", ncols=3, columnspacing=1.2, handletextpad=0.5
-    )
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1.2, handletextpad=0.5)
     return figure

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 Values = np.ndarray | Array
+Pair = tuple[float, float]
 P = ParamSpec("P")
 
 # The palette of Okabe and Ito, which stays apart under every common form of colour blindness.
@@ -75,9 +76,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return draw_styled
 
 
-def panel_grid(
-    count: int, columns: int, panel: tuple[float, float], margin: tuple[float, float] = (0.0, 0.0)
-) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int, columns: int, panel: Pair, margin: Pair = (0.0, 0.0)) -> tuple[Figure, list[Axes]]:
     """A figure with this many axes in rows; inches of each and of what is around all, width before height."""
     rows = math.ceil(count / columns)
     size = (margin[0] + panel[0] * columns, margin[1] + panel[1] * rows)
