@@ -38,13 +38,10 @@ from typing import Any
 import jax
 import numpy as np
 from filelock import FileLock, Timeout
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
-from orbax.checkpoint import v1 as ocp
 
 from mil_jax.errors import InputError, RunError
+from mil_jax.run import checkpoints
 
-CHECKPOINTS_KEPT = 3
 FORMAT = 1  # of the folder; raised when a reader of the old one could not read the new one
 
 
@@ -153,28 +150,15 @@ class RunFolder:
         self._put(f"figures/{name}.png", lambda path: figure.savefig(path, format="png"))
 
     def write_params(self, params: Any) -> None:
-        """Writes the members' parameters as the Orbax checkpoint `checkpoint/`; Orbax makes it whole or not."""
+        """Writes the members' parameters as the checkpoint `checkpoint/`, which is whole or absent."""
         with self._guarded("checkpoint"):
-            target = (self.path / "checkpoint").absolute()
-            facts: dict[str, Any] = {"sums": _bit_sums(params)}
-            ocp.save(str(target), params, overwrite=True, custom_metadata=facts)
+            checkpoints.save(self.path / "checkpoint", params)
 
     def save_progress(self, epoch: int, tree: Any) -> None:
         """Writes the members between two epochs, with the length of the log, and drops the oldest checkpoints."""
-        log = self.path / "metrics.jsonl"
-        facts: dict[str, Any] = {
-            "epoch": epoch,
-            "log_bytes": log.stat().st_size if log.exists() else 0,
-            "fingerprint": self.fingerprint,
-            "shapes": [list(leaf.shape) for leaf in jax.tree.leaves(tree)],
-            "sums": _bit_sums(tree),
-        }
-        target = (self.path / "progress" / f"{epoch:06d}").absolute()
+        folder, log_bytes = self.path / "progress", self._log_bytes()
         with self._guarded("progress"):
-            ocp.save(str(target), tree, overwrite=True, custom_metadata=facts)
-            if self.writes:
-                for old in self._checkpoints()[CHECKPOINTS_KEPT:]:
-                    shutil.rmtree(old)
+            checkpoints.save_progress(folder, epoch, tree, log_bytes=log_bytes, fingerprint=self.fingerprint)
 
     def load_progress(self, tree: Any) -> tuple[int, Any] | None:
         """The newest whole checkpoint, as (epoch, tree), with the log cut back to it; None where there is none.
@@ -187,42 +171,27 @@ class RunFolder:
         Raises:
             InputError: a checkpoint of another configuration.
         """
-        for path in self._checkpoints():
-            try:
-                facts: dict[str, Any] = ocp.metadata(str(path)).custom_metadata  # type: ignore[assignment]
-                self._check_log(facts["log_bytes"])
-                restored = ocp.load(str(path), _like(tree, facts["shapes"]))
-                _check_sums(restored, facts["sums"])
-            except Exception as error:  # Orbax raises many kinds for a checkpoint that is damaged
-                first_line = (str(error).splitlines() or [""])[0]
-                text = f"checkpoint {path.name} is damaged ({type(error).__name__}: {first_line:.100})"
-                self.note(f"{text}; looking for the one before it")
-                continue
-            if facts["fingerprint"] != self.fingerprint:
-                remedy = "its checkpoint was made with other options or data: give the same, or start anew"
-                raise InputError("resume", str(self.path), remedy)
+        loaded = checkpoints.load_progress(self.path / "progress", tree, self._log_bytes(), self.note)
+        if loaded is None:
             if self.writes:
-                os.truncate(self.path / "metrics.jsonl", facts["log_bytes"])
-            return facts["epoch"], restored
+                (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            return None
+        restored, facts = loaded
+        if facts["fingerprint"] != self.fingerprint:
+            remedy = "its checkpoint was made with other options or data: give the same, or start anew"
+            raise InputError("resume", str(self.path), remedy)
         if self.writes:
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
-        return None
+            os.truncate(self.path / "metrics.jsonl", facts["log_bytes"])
+        return facts["epoch"], restored
 
-    def _check_log(self, log_bytes: int) -> None:
+    def _log_bytes(self) -> int:
         log = self.path / "metrics.jsonl"
-        if log_bytes > (log.stat().st_size if log.exists() else 0):
-            raise ValueError("metrics.jsonl is shorter than when it was made")
+        return log.stat().st_size if log.exists() else 0
 
     def drop_progress(self) -> None:
         """Removes the checkpoints of a run that has come to its end."""
         if self.writes:
             shutil.rmtree(self.path / "progress", ignore_errors=True)
-
-    def _checkpoints(self) -> list[Path]:
-        folder = (self.path / "progress").absolute()
-        # A name with anything behind the digits is a checkpoint that was being written.
-        whole = [path for path in folder.glob("*") if path.name.isdigit()]
-        return sorted(whole, reverse=True)
 
     def _put(self, name: str, write: Callable[[Path], Any]) -> None:
         if not self.writes:
@@ -252,47 +221,6 @@ class RunFolder:
                 f"{self.path / name} cannot be written ({'no space left' if full else text.splitlines()[0]}); "
                 f"what was written before is whole: make room, then {self.go_on}"
             ) from error
-
-
-def _like(tree: Any, shapes: list[list[int]]) -> Any:
-    """The tree's structure and types with the shapes that were saved, whole on every device."""
-    everywhere = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec())
-    leaves, structure = jax.tree.flatten(tree)
-    abstract = [
-        jax.ShapeDtypeStruct(tuple(shape), leaf.dtype, sharding=everywhere)
-        for leaf, shape in zip(leaves, shapes, strict=True)
-    ]
-    return jax.tree.unflatten(structure, abstract)
-
-
-def _bit_sums(tree: Any) -> list[int]:
-    """The sum of the bits of each array, as whole numbers modulo 2^32, whatever devices hold which part of it.
-
-    Orbax would not notice a byte of an array that has changed on the disk.
-    """
-
-    def add(leaf: Any) -> int:
-        if not isinstance(leaf, jax.Array):
-            return _sum(leaf) * (jax.process_index() == 0)
-        return sum(_sum(shard.data) for shard in leaf.addressable_shards if shard.replica_id == 0) % 2**32
-
-    sums = np.array([add(leaf) for leaf in jax.tree.leaves(tree)], np.uint32)
-    if jax.process_count() > 1:
-        sums = np.asarray(multihost_utils.process_allgather(sums)).sum(axis=0, dtype=np.uint32)
-    return sums.tolist()
-
-
-def _sum(array: Any) -> int:
-    raw = np.ascontiguousarray(array)
-    words = raw.reshape(-1).view(np.uint32 if raw.itemsize % 4 == 0 else np.uint8)
-    return int(words.sum(dtype=np.uint32))
-
-
-def _check_sums(tree: Any, sums: list[int]) -> None:
-    """Raises ValueError where an array, whole on this process, is not what was saved."""
-    for leaf, expected in zip(jax.tree.leaves(tree), sums, strict=True):
-        if _sum(leaf.addressable_data(0)) != expected:
-            raise ValueError("an array is not what was saved")
 
 
 @contextmanager
@@ -445,18 +373,13 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_params(path: Path) -> Any:
-    """Reads the parameters of an Orbax checkpoint onto the first device, wherever they were before.
+    """Reads the parameters that `write_params` wrote onto the first device, wherever they were before.
 
     Raises:
         InputError: no whole checkpoint there.
     """
-    here = SingleDeviceSharding(jax.devices()[0])
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)  # noqa: E731
     try:
-        saved = ocp.metadata(str(path.absolute()))
-        params = ocp.load(str(path.absolute()), jax.tree.map(place, saved.metadata))
-        _check_sums(params, saved.custom_metadata["sums"])  # type: ignore[index, arg-type]
-        return params
+        return checkpoints.load(path)[0]
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError("path", str(path), f"no whole checkpoint here ({first_line})") from error

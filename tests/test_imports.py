@@ -30,7 +30,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "protocols": ("bags", "metrics", "errors"),
     "evaluation": ("model", "bags", "metrics", "attention", "errors"),
     "committee": ("evaluation", "model", "bags", "metrics", "errors"),
-    "runs": ("errors",),
+    "run": ("errors",),  # a folder
+    "runs": ("run", "errors"),
     "plots": ("errors",),
     "cli": ("errors",),
     "tensorboard_log": ("runs", "errors"),
@@ -55,7 +56,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tensorflow": (),
     "h5py": ("datasets",),
     "scipy": ("datasets",),
-    "orbax": ("runs",),
+    "orbax": ("run",),
     "matplotlib": ("plots",),
     "tyro": ("cli",),
     "tensorboard": ("tensorboard_log",),
