@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -94,6 +95,10 @@ def command(
         sys.exit(130)  # all processes of the run stop alike, and can wait for one another
     except KeyboardInterrupt as stop:
         leave(f"stopped: {stop}" if stop.args else "stopped before there was anything to keep", 130)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        leave(traceback.format_exc(), 1)  # at once, so that the others hear of it
 
 
 def check_seed(seed: int) -> None:
@@ -144,7 +149,8 @@ def describe_error(error: InputError, config: Any) -> str:
 def leave(message: str, status: int) -> None:
     """Prints the message and ends the process."""
     print(message, file=sys.stderr, flush=True)
-    if jax.process_count() > 1:
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
         os._exit(status)  # the orderly way out would wait for processes that may be dead
     sys.exit(status)
 
@@ -202,6 +208,8 @@ def join_processes(compute: Compute, members: int) -> None:
     if compute.process_id is not None and not 0 <= compute.process_id < (compute.processes or 0):
         raise InputError("process_id", compute.process_id, f"use 0 to {(compute.processes or 1) - 1}")
     say_why_on_abort()
+    # JAX's own handler of SIGTERM would swallow it wherever `stop_requests` is not at work.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
     except (IndexError, RuntimeError, ValueError) as error:
