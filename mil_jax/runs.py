@@ -53,7 +53,7 @@ class Run:
         path: its folder.
         config: what `config.json` holds.
         summary: what `summary.json` holds; None where the run did not come to its end.
-        params: the members' best parameters, with a leading axis S.
+        params: the members' best parameters, with a leading axis S, as NumPy.
     """
 
     path: Path
@@ -373,7 +373,7 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_params(path: Path) -> Any:
-    """Reads the parameters that `write_params` wrote onto the first device, wherever they were before.
+    """Reads the parameters that `write_params` wrote, as NumPy.
 
     Raises:
         InputError: no whole checkpoint there.
