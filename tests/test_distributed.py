@@ -4,37 +4,29 @@ The log is compared byte by byte, the results bit by bit: every member runs the 
 """
 
 import dataclasses
+import importlib
 import shutil
 import signal
-import socket
-import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from conftest import commands_here
-from test_experiments import (
-    FIGURES,
-    SMALL,
-    Ended,
-    command_here,
-    finish,
-    options_of,
-    run_here,
-    start_command,
-    wait_for_epoch,
-)
+from test_experiments import EXPERIMENTS, FIGURES, SMALL, Ended, command_here, options_of, run_here
 
 from mil_jax import cli, runs
 from mil_jax.cli import Compute
 
-MEMBERS = 5  # four devices do not divide them, nor do two
-HEARTBEAT = 10  # seconds
-FIVE = dataclasses.replace(SMALL, members=MEMBERS)
+sys.path.insert(0, str(EXPERIMENTS / "benchmarks"))
+kill_and_resume: Any = importlib.import_module("kill_and_resume")
+running = kill_and_resume.running
 
-Pair = list[subprocess.Popen[str]]
+MEMBERS = 5  # four devices do not divide them, nor do two
+FIVE = dataclasses.replace(SMALL, members=MEMBERS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,13 +39,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield cache
 
 
-def start_pair(*options: str, cache: Path) -> Pair:
-    """Starts two processes of two devices each, which find one another on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = ("--coordinator", address, "--processes", "2", "--devices", "4", "--heartbeat", str(HEARTBEAT))
-    return [start_command(*options, *together, "--process-id", str(i), cache=cache) for i in range(2)]
+def epochs_of(out: Path) -> int:
+    """Whole epochs in the log of a run."""
+    log = out / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") // MEMBERS if log.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -63,54 +52,39 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return run_here(dataclasses.replace(FIVE, out=out, compute=Compute(devices=2)))
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """Two processes, of which the second one was asked to stop after epoch 2.
-
-    Attributes:
-        path: the run folder.
-        ends: of both processes: exit status, what was printed, lines on stderr.
-    """
-
-    path: Path
-    ends: list[tuple[int, str, list[str]]]
-
-    def copy(self, folder: Path) -> Path:
-        """The run folder again, to go on with."""
-        return Path(shutil.copytree(self.path, folder / "run"))
-
-
 @pytest.fixture(scope="module")
-def asked(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of two processes, of which the second one was asked to stop after epoch 2, and their ends."""
     out = tmp_path_factory.mktemp("asked") / "run"
-    pair = start_pair(*options_of(FIVE, out=out), cache=cache)
-    wait_for_epoch(pair[0], 2)
-    pair[1].send_signal(signal.SIGTERM)
-    return Asked(out, list(map(finish, pair)))
+    with running(out, options_of(FIVE), 2) as processes:
+        processes.wait(lambda: epochs_of(out) >= 2)
+        processes.started[1].send_signal(signal.SIGTERM)
+        return out, processes.wait()
 
 
-def test_all_stop_when_one_is_asked(asked: Asked, one_process: Ended) -> None:
-    epochs = len((asked.path / "metrics.jsonl").read_bytes().splitlines()) // MEMBERS
+def test_all_stop_when_one_is_asked(asked: tuple[Path, list[Any]], one_process: Ended) -> None:
+    out, ends = asked
+    epochs = epochs_of(out)
     assert 2 <= epochs < FIVE.epochs
     line = (
-        f"stopped: {asked.path} keeps the log of {epochs} epochs and, in checkpoint/, the best parameters so far; "
+        f"stopped: {out} keeps the log of {epochs} epochs and, in checkpoint/, the best parameters so far; "
         "go on with --resume"
     )
-    for status, _, err in asked.ends:
-        assert status == 130 and line in err
-    assert one_process.log.startswith((asked.path / "metrics.jsonl").read_bytes())
+    assert all(end.status == 130 and line in end.said.splitlines() for end in ends)
+    assert one_process.log.startswith((out / "metrics.jsonl").read_bytes())
 
 
 # ---- two processes to the end ----
 
 
 @pytest.fixture(scope="module")
-def two_processes(asked: Asked, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, str]:
+def two_processes(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, str]:
     """The run, resumed by two processes, at its end; and what the second one printed."""
-    out = asked.copy(tmp_path_factory.mktemp("two"))
-    first, second = map(finish, start_pair("--resume", "--out", str(out), cache=cache))
-    assert (first[0], second[0]) == (0, 0), (first[2], second[2])
-    return Ended(out, first[1]), second[1]
+    out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("two") / "run"))
+    with running(out, ["--resume"], 2) as processes:
+        first, second = processes.wait()
+    assert (first.status, second.status) == (0, 0), (first.said, second.said)
+    return Ended(out, first.printed), second.printed
 
 
 def assert_equal_runs(run: Ended, expected: Ended) -> None:
@@ -126,12 +100,12 @@ def test_two_processes_equal_one(two_processes: tuple[Ended, str], one_process: 
 
 
 def test_only_the_first_process_writes_and_prints(two_processes: tuple[Ended, str]) -> None:
-    two, printed = two_processes
-    assert {path.name for path in (two.path / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
-    assert not (two.path / "progress").exists()
-    assert "\nepoch " in two.printed and two.printed.endswith(f"run folder: {two.path}\n")
+    ended, printed = two_processes
+    assert {path.name for path in (ended.path / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
+    assert not (ended.path / "progress").exists()
+    assert "\nepoch " in ended.printed and ended.printed.endswith(f"run folder: {ended.path}\n")
     assert "epoch" not in printed and "run folder" not in printed
-    notes = notes_of(two.path)
+    notes = notes_of(ended.path)
     assert [note.rstrip("0123456789") for note in notes] == [
         "started", "stopped after epoch ", "resumed", "from the checkpoint of epoch "
     ]  # fmt: skip
@@ -146,46 +120,34 @@ def notes_of(run: Path) -> list[str]:
 # ---- one process dies ----
 
 
-@dataclasses.dataclass(frozen=True)
-class Killed:
+@pytest.fixture(scope="module")
+def killed(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, float]:
     """The run, resumed by two processes, of which the first one was killed after epoch 6; resumed by one.
 
-    Attributes:
-        ended: what was left in the end.
-        survivor: exit status of the second process, and what it had to say on stderr.
-        seconds: that it outlived the first one.
+    The folder, how the second one ended, and the seconds that it outlived the first one.
     """
-
-    ended: Ended
-    survivor: tuple[int, str]
-    seconds: float
-
-
-@pytest.fixture(scope="module")
-def killed(asked: Asked, one_process: Ended, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    out = asked.copy(tmp_path_factory.mktemp("killed"))
-    first, second = start_pair("--resume", "--out", str(out), cache=cache)
-    wait_for_epoch(first, 6)
-    first.kill()
-    since = time.monotonic()
-    status, _, err = finish(second)
-    seconds = time.monotonic() - since
-    finish(first)
+    out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("killed") / "run"))
+    with running(out, ["--resume"], 2) as processes:
+        processes.wait(lambda: epochs_of(out) >= 6)
+        processes.started[0].kill()
+        since = time.monotonic()
+        _, survivor = processes.wait()
+        seconds = time.monotonic() - since
     assert command_here("--resume", "--out", str(out), "--devices", "2")[0] == 0
-    return Killed(Ended(out, ""), (status, "\n".join(err)), seconds)
+    return out, survivor, seconds
 
 
-def test_a_lost_process_ends_the_others(killed: Killed) -> None:
+def test_a_lost_process_ends_the_others(killed: tuple[Path, Any, float]) -> None:
     """At once where its connections break; where it only falls silent, when the heartbeat tells."""
-    status, said = killed.survivor
-    assert status == 2
-    assert f"error: {cli.LOST_PROCESS}" in said and cli.LOST_REMEDY in said
-    assert killed.seconds < 3 * HEARTBEAT
+    _, survivor, seconds = killed
+    assert survivor.status == 2
+    assert f"error: {cli.LOST_PROCESS}" in survivor.said and cli.LOST_REMEDY in survivor.said
+    assert seconds < 3 * kill_and_resume.HEARTBEAT
 
 
-def test_what_is_left_goes_on_with_one_process(killed: Killed, one_process: Ended) -> None:
-    assert_equal_runs(killed.ended, one_process)
-    notes = notes_of(killed.ended.path)
+def test_what_is_left_goes_on_with_one_process(killed: tuple[Path, Any, float], one_process: Ended) -> None:
+    assert_equal_runs(Ended(killed[0], ""), one_process)
+    notes = notes_of(killed[0])
     assert int(notes[-1].removeprefix("from the checkpoint of epoch ")) >= 5
 
 
