@@ -1,4 +1,4 @@
-"""What attention weights say: per bag, over bags, between members, and when to doubt them.
+"""What attention weights say: per bag, over bags, and between members.
 
 The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact
 under masks (padding changes nothing), do not depend on the order of the instances, and are finite,
@@ -10,29 +10,20 @@ Axes: K slots per bag · B bags · S members.
 """
 
 import dataclasses
-from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-# Up to this many slots every weight is compared with every other, which compiles and runs in less
-# time than a sort; above, sorted.
-PAIRWISE_SLOTS = 64
+from mil_jax.ranks import counts_above
+from mil_jax.record import record
+
 # Slots of the bags that `stats_of_bags` takes at a time.
 SLOTS_AT_A_TIME = 2048
 
-# Fewer bags than this may put their weight on one slot by chance: nothing is concluded from them.
-FEWEST_BAGS_FOR_ONE_SLOT = 10
 
-WHAT_TO_TRY = "a weaker L2 penalty, another number of epochs, more bags, or another seed"
-
-
-@no_type_check
-@struct.dataclass
+@record
 class AttentionStats:
     """How one bag's attention is spread, and how well it finds the positive instances.
 
@@ -79,8 +70,7 @@ class AttentionStats:
     has_both: Array
 
 
-@no_type_check
-@struct.dataclass
+@record
 class StatsByLabel:
     """Mean statistics of the positive bags (label > 0) and of the negative ones (label 0)."""
 
@@ -88,8 +78,7 @@ class StatsByLabel:
     negative: AttentionStats
 
 
-@no_type_check
-@struct.dataclass
+@record
 class MemberAgreement:
     """How much the S members of an ensemble agree on the weights of one bag.
 
@@ -127,7 +116,7 @@ def attention_stats(
     weight = _weights(attention, mask)
     positive, negative = mask & (instance_label == 1), mask & (instance_label == 0)
     groups = jnp.stack([mask, positive, negative])
-    above, at_or_above = _counts_above(jnp.where(mask, weight, -jnp.inf), groups)
+    above, at_or_above = counts_above(jnp.where(mask, weight, -jnp.inf), groups)
     size, positives, negatives = jnp.sum(groups, axis=-1).astype(weight.dtype)
     entropy = _entropy(weight)
     log_size = jnp.log(jnp.maximum(size, 1))
@@ -246,40 +235,6 @@ def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) ->
     )
 
 
-def find_collapse(
-    attention: Float[np.ndarray | Array, "B K"],
-    mask: Bool[np.ndarray | Array, "B K"],
-    label: Int[np.ndarray | Array, " B"],
-    *,
-    uniform_above: float = 0.99,
-    one_slot_above: float = 0.95,
-) -> str | None:
-    """Say whether one member's attention has collapsed and what to try, or return None.
-
-    Runs on the host. A collapse is weights that are not numbers; weights that are uniform on
-    positive bags; or all weight on one slot whatever the bag. The last takes for granted that
-    instances stand in random order in their bags. Bags of one instance tell nothing and are left
-    out. Mean pooling is uniform by definition: do not ask.
-
-    Args:
-        attention: weights of every bag, 1 in sum over the mask ``[B, K]``.
-        mask: True where a slot holds an instance ``[B, K]``.
-        label: label of every bag, positive where above 0 ``[B]``.
-        uniform_above: mean normalised entropy on positive bags above which attention counts as
-            uniform.
-        one_slot_above: mean weight of a slot above which all the weight counts as being on it.
-    """
-    held = np.asarray(mask)
-    weight = np.where(held, np.asarray(attention, np.float64), 0)
-    if not np.isfinite(weight).all():
-        return "Attention holds weights that are not finite: training has diverged. Try a lower learning rate."
-    several = held.sum(axis=1) > 1
-    positive = several & (np.asarray(label) > 0)
-    return _find_uniform(weight[positive], held[positive], uniform_above) or _find_one_slot(
-        weight[several], one_slot_above
-    )
-
-
 def _weights(attention: Array, mask: Array) -> Array:
     # Counts of instances share the weights' type, and half precision cannot count far.
     return jnp.where(mask, attention, 0).astype(jnp.promote_types(attention.dtype, jnp.float32))
@@ -290,22 +245,6 @@ def _entropy(weight: Array) -> Array:
     # number stays one.
     negligible = weight <= jnp.finfo(weight.dtype).tiny
     return -jnp.sum(jnp.where(negligible, 0, weight * jnp.log(jnp.where(negligible, 1, weight))))
-
-
-def _counts_above(value: Array, groups: Array) -> tuple[Array, Array]:
-    """Count members of groups ``[G, K]`` above, and at or above, each value ``[K]``: ``[G, K]``."""
-    if value.shape[0] <= PAIRWISE_SLOTS:
-        more, as_much = value > value[:, None], value >= value[:, None]
-        above = jnp.sum(more & groups[:, None], axis=-1)
-        at_or_above = jnp.sum(as_much & groups[:, None], axis=-1)
-    else:
-        order = jnp.argsort(value)
-        total = jnp.cumsum(groups[:, order].astype(jnp.int32), axis=-1)
-        total = jnp.pad(total, ((0, 0), (1, 0)))
-        above = total[:, -1:] - total[:, jnp.searchsorted(value[order], value, side="right")]
-        at_or_above = total[:, -1:] - total[:, jnp.searchsorted(value[order], value, side="left")]
-    dtype = value.dtype
-    return above.astype(dtype), at_or_above.astype(dtype)
 
 
 def _chance_among_top(above: Array, at_or_above: Array, count: Array | int) -> Array:
@@ -326,7 +265,7 @@ def _sample_std(weight: Array, mean: Array) -> Array:
 
 def _mean_spearman(weight: Array, mask: Array) -> Array:
     def unit_ranks(row: Array) -> Array:
-        above, at_or_above = _counts_above(jnp.where(mask, row, -jnp.inf), mask[None])
+        above, at_or_above = counts_above(jnp.where(mask, row, -jnp.inf), mask[None])
         rank = _below_minus_above(above[0], at_or_above[0], mask).astype(row.dtype)
         return rank / jnp.sqrt(jnp.maximum(jnp.sum(rank**2), 1))
 
@@ -343,33 +282,3 @@ def _mean_spearman(weight: Array, mask: Array) -> Array:
 
 def _mean(value: Array, where: Array) -> Array:
     return jnp.sum(jnp.where(where, value, 0)) / jnp.maximum(jnp.sum(where), 1)
-
-
-def _find_uniform(weight: np.ndarray, held: np.ndarray, threshold: float) -> str | None:
-    if not len(weight):
-        return None
-    entropy = -np.sum(weight * np.log(np.where(weight > 0, weight, 1)), axis=1)
-    normalized = float(np.mean(entropy / np.log(held.sum(axis=1))))
-    if normalized <= threshold:
-        return None
-    return (
-        f"Attention has collapsed to uniform: on {len(weight)} positive bags its normalised "
-        f"entropy is {normalized:.3f} (above {threshold:g}), so it pools like a plain mean and "
-        f"does not tell which instance matters. Try {WHAT_TO_TRY}; a model that overfits can also "
-        f"weigh all instances equally."
-    )
-
-
-def _find_one_slot(weight: np.ndarray, threshold: float) -> str | None:
-    if len(weight) < FEWEST_BAGS_FOR_ONE_SLOT:
-        return None
-    share = weight.mean(axis=0)
-    slot = int(share.argmax())
-    if share[slot] <= threshold:
-        return None
-    return (
-        f"Attention has collapsed to one slot: over {len(weight)} bags, slot {slot} gets "
-        f"{share[slot]:.3f} of the weight on average (above {threshold:g}), so it follows the "
-        f"place in the bag and not what is there. Check that instances stand in random order in "
-        f"their bags; if they do, try {WHAT_TO_TRY}."
-    )

@@ -5,12 +5,11 @@ Axes: S members, B bags, C classes, R subsets of the members.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
 from mil_jax import metrics
@@ -18,13 +17,13 @@ from mil_jax.bags import Bags
 from mil_jax.errors import InputError
 from mil_jax.evaluation import Evaluation, evaluate, flatten
 from mil_jax.model import Prediction
+from mil_jax.record import record
 
 # What `gains` tells of each size, as `flatten` names it.
 GAINS = ("bags_loss", "bags_accuracy", "bags_auc", "bags_brier", "bags_calibration_error", "positive_hit_at_1")
 
 
-@no_type_check
-@struct.dataclass
+@record
 class Disagreement:
     """How much the members disagree on each bag, and whether the ensemble errs where they do.
 

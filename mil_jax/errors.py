@@ -1,19 +1,132 @@
-"""The errors that people see, so that a library user and a command read the same sentence."""
+"""The errors that people see, the same for a library user and a command; and checks of plain values."""
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import AbstractArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """Input that cannot be used: it names the argument, the value that came and what would do.
+    """Input that cannot be used: it names the argument, the value that came and what was expected.
 
     Args:
         argument: the argument as the caller wrote it, for example ``bag_size``.
         value: what came.
-        remedy: what would do, as a phrase that can follow a colon.
+        expectation: what was expected, as a phrase that can follow a colon.
     """
 
-    def __init__(self, argument: str, value: object, remedy: str):
-        self.argument, self.value, self.remedy = argument, value, remedy
-        super().__init__(f"{argument} = {value!r}: {remedy}")
+    def __init__(self, argument: str, value: object, expectation: str):
+        self.argument, self.value, self.expectation = argument, value, expectation
+        super().__init__(f"{argument} = {value!r}: {expectation}")
 
 
 class RunError(Exception):
     """A run that cannot go on, through no fault of its input: the message says what is kept and what to do."""
+
+
+def check_whole(argument: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuses what is not a whole number from `least` (to `most`).
+
+    Raises:
+        InputError: as said.
+    """
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= (value if most is None else most):
+        to = "" if most is None else f" to {most}"
+        raise InputError(argument, value, f"expected a whole number from {least}{to}")
+
+
+def check_number(
+    argument: str, value: object, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
+) -> None:
+    """Refuses what is not a number between `low` and `high`; NaN is none.
+
+    Args:
+        argument: its name.
+        value: what came.
+        low: the lower end.
+        high: the upper end.
+        ends: whether they belong to the interval, as in "[)".
+
+    Raises:
+        InputError: as said.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    above = is_number and (value > low or (ends[0] == "[" and value == low))  # type: ignore[operator]
+    below = is_number and (value < high or (ends[1] == "]" and value == high))  # type: ignore[operator]
+    if not (above and below):
+        floor = f"{'at least' if ends[0] == '[' else 'more than'} {low:g}"
+        ceiling = f" and {'at most' if ends[1] == ']' else 'less than'} {high:g}" if high < math.inf else ", and finite"
+        raise InputError(argument, value, f"expected a number, {floor}{ceiling}")
+
+
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Refuses what is none of the choices.
+
+    Raises:
+        InputError: as said.
+    """
+    if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
+        raise InputError(argument, value, f"expected {' or '.join(map(repr, choices))}")
+
+
+# ---- types at the boundary ----
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a public function refuse arguments of another type than its annotations say, by an `InputError`.
+
+    Records, plain values, paths and keys are checked; what an array holds, and what a list may become, the function
+    itself says best.
+    """
+    signature, hints = inspect.signature(function), typing.get_type_hints(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            hint = hints.get(name, Any)
+            if not _fits(value, hint):
+                raise InputError(name, _brief(value), f"expected {_words(hint)}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        is_key = hint.__name__.startswith("Key")
+        return isinstance(value, hint) if is_key else isinstance(value, np.ndarray | jax.Array | Sequence | np.generic)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if kind in (int, float):
+        numbers = (int, np.integer) if kind is int else (int, float, np.number)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is Sequence and isinstance(value, str))
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        return "a key of jax.random.key" if hint.__name__.startswith("Key") else "an array"
+    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _brief(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__

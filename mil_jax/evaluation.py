@@ -6,26 +6,27 @@ Axes: S members, B bags, K slots, C classes.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Key
 
 from mil_jax.attention import (
     AttentionStats,
     defined_where,
-    find_collapse,
     member_agreement,
     stats_by_label,
     stats_of_bags,
 )
 from mil_jax.bags import Bags
+from mil_jax.collapse import find_collapse
 from mil_jax.errors import InputError
-from mil_jax.metrics import BagMetrics, bag_metrics, mean_intervals
+from mil_jax.intervals import mean_intervals
+from mil_jax.metrics import BagMetrics, bag_metrics
 from mil_jax.model import Prediction
+from mil_jax.record import record
 
 # Statistics that mean something only where a bag holds positive instances.
 NEEDS_POSITIVE = frozenset(
@@ -34,8 +35,7 @@ NEEDS_POSITIVE = frozenset(
 )  # fmt: skip
 
 
-@no_type_check
-@struct.dataclass
+@record
 class Evaluation:
     """How well bags are classified, and where the attention went.
 

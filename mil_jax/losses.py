@@ -1,5 +1,12 @@
-"""Losses: elementwise, so that the mean is taken in one visible place; and the weights and penalty around them."""
+"""What a bag is labelled with: the target, with its loss, its output and its check; and the penalty beside the loss.
 
+A target is a frozen record that the model carries, so that a step, an ensemble and a run are the same for all of them.
+Losses are elementwise, so that the mean is taken in one visible place.
+
+Axes: B bags, C classes.
+"""
+
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,31 +15,61 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_whole
 
 
-def class_weights(label: Int[np.ndarray | Array, " B"], classes: int = 2) -> Float[Array, " C"]:
-    """The weight of each class, B / (C * count of the class): rare classes count as much as frequent ones.
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """A bag is of one of C classes.
 
     Raises:
-        InputError: a class that no bag has, or a label that is no class.
+        InputError: fewer than two classes.
     """
-    count = np.bincount(np.asarray(label), minlength=classes)
-    if len(count) > classes:
-        raise InputError("label", len(count) - 1, f"use classes from 0 to {classes - 1}")
-    if (count == 0).any():
-        missing = np.flatnonzero(count == 0).tolist()
-        raise InputError(
-            "label",
-            f"no bag of class {missing[0]} among {len(label)}",
-            "train on bags of every class (draw more bags), or switch the class weights off",
-        )
-    return jnp.asarray(len(label) / (classes * count), jnp.float32)
 
+    count: int = 2
+    """C."""
 
-def cross_entropy(logits: Float[Array, " C"], label: Int[Array, ""]) -> Float[Array, ""]:
-    """Minus the logarithm of the softmax probability of the true class, of one bag, in nats."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+    def __post_init__(self) -> None:
+        check_whole("classes", self.count, 2)
+
+    def loss(self, logits: Float[Array, " C"], label: Int[Array, ""]) -> Float[Array, ""]:
+        """Minus the logarithm of the softmax probability of the true class, of one bag, in nats."""
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+
+    def prediction(self, logits: Float[Array, "*bags C"]) -> Float[Array, "*bags C"]:
+        """The probability of each class."""
+        return jax.nn.softmax(logits)
+
+    def is_right(self, logits: Float[Array, "*bags C"], label: Int[Array, "*bags"]) -> Array:
+        """Whether the most probable class is the true one."""
+        return jnp.argmax(logits, axis=-1) == label
+
+    def weights(self, label: Int[np.ndarray | Array, " B"]) -> Float[Array, " C"]:
+        """The weight of each class, B / (C * count of the class): rare classes count as much as frequent ones.
+
+        Raises:
+            InputError: a class that no bag has.
+        """
+        count = np.bincount(np.asarray(label), minlength=self.count)
+        if (count == 0).any():
+            missing = np.flatnonzero(count == 0).tolist()
+            raise InputError(
+                "label",
+                f"no bag of class {missing[0]} among {len(label)}",
+                "expected bags of every class (draw more bags), or class weights switched off",
+            )
+        return jnp.asarray(len(label) / (self.count * count), jnp.float32)
+
+    def check(self, label: Int[np.ndarray | Array, "..."], least: int = 0) -> None:
+        """Refuses labels that are no class.
+
+        Raises:
+            InputError: a label that is not `least` to C - 1; `least` is -1 where there may be no bag.
+        """
+        labels = np.asarray(label)
+        wrong = labels[(labels < least) | (labels >= self.count)]
+        if wrong.size:
+            raise InputError("label", int(wrong[0]), f"expected 0 to {self.count - 1}, or a model of more classes")
 
 
 def l2_penalty(params: Any) -> Float[Array, ""]:

@@ -1,30 +1,26 @@
 """How good predictions of bags are: ranking, decisions, probabilities and their calibration.
 
-Pure functions of arrays over bags, which jit and vmap (over members), but for the two curves at the
-end, which are drawn on the host. With `where`, a function returns what it would for the bags where
-it is True alone. They sum first and divide last. A metric that its input leaves undefined, such as
-the AUC of one class or the mean of nothing, is NaN, never a number that could be taken for a
-result; write it as null. Precision, recall and F1 are the exception, by custom: they are 0.
+Pure functions of arrays over bags, which jit and vmap (over members). With `where`, a function returns what it would
+for the bags where it is True alone. They sum first and divide last. A metric that its input leaves undefined, such as
+the AUC of one class or the mean of nothing, is NaN, never a number that could be taken for a result; write it as null.
+Precision, recall and F1 are the exception, by custom: they are 0.
 
 Axes: B bags · C classes.
 """
 
-from typing import no_type_check
-
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_whole
+from mil_jax.ranks import counts_above
+from mil_jax.record import record
 
 Label = Int[Array, " B"] | Bool[Array, " B"]
 Where = Bool[Array, " B"] | None
 
 
-@no_type_check
-@struct.dataclass
+@record
 class BagMetrics:
     """The metrics of one set of predictions; scalars, vmapped ``[S]``.
 
@@ -55,8 +51,7 @@ class BagMetrics:
     calibration_error: Array
 
 
-@no_type_check
-@struct.dataclass
+@record
 class Reliability:
     """A reliability diagram: how sure and how right predictions are, by bins of confidence.
 
@@ -121,11 +116,11 @@ def roc_auc(score: Float[Array, " B"], label: Label, where: Where = None) -> Flo
         where: the bags to count ``[B]``; all if left out.
     """
     positive, negative = _split(label, where)
-    above, at_or_above = _counts_above(score, negative)
+    (above,), (at_or_above,) = counts_above(score, negative[None])
     negatives = jnp.sum(negative).astype(score.dtype)
     share_below = (negatives - (above + at_or_above) / 2) / jnp.maximum(negatives, 1)
     undefined = (negatives == 0) | _any_nan(score, where)
-    return jnp.where(undefined, jnp.nan, _mean(share_below, positive))
+    return jnp.where(undefined, jnp.nan, mean_where(share_below, positive))
 
 
 def average_precision(score: Float[Array, " B"], label: Label, where: Where = None) -> Float[Array, ""]:
@@ -141,12 +136,11 @@ def average_precision(score: Float[Array, " B"], label: Label, where: Where = No
         where: the bags to count ``[B]``; all if left out.
     """
     positive, negative = _split(label, where)
-    _, true_positives = _counts_above(score, positive)
-    _, false_positives = _counts_above(score, negative)
+    _, (true_positives, false_positives) = counts_above(score, jnp.stack([positive, negative]))
     # The sum over thresholds is a mean over positive bags: each adds 1 / positives to the recall at
     # its own score.
     precision_there = true_positives / jnp.maximum(true_positives + false_positives, 1)
-    return jnp.where(_any_nan(score, where), jnp.nan, _mean(precision_there, positive))
+    return jnp.where(_any_nan(score, where), jnp.nan, mean_where(precision_there, positive))
 
 
 def confusion_counts(
@@ -160,13 +154,13 @@ def confusion_counts(
         class_count: the number of classes C.
         where: the bags to count ``[B]``; all if left out.
     """
-    true = jax.nn.one_hot(label, class_count, dtype=jnp.int32) * _all(label, where)[:, None]
+    true = jax.nn.one_hot(label, class_count, dtype=jnp.int32) * all_or(label, where)[:, None]
     return true.T @ jax.nn.one_hot(prediction, class_count, dtype=jnp.int32)
 
 
 def accuracy(prediction: Label, label: Label, where: Where = None) -> Float[Array, ""]:
     """Compute the share of bags whose prediction ``[B]`` is their label ``[B]``; NaN for none."""
-    return _mean((prediction == label).astype(jnp.float32), _all(label, where))
+    return mean_where((prediction == label).astype(jnp.float32), all_or(label, where))
 
 
 def precision(prediction: Label, label: Label, where: Where = None) -> Float[Array, ""]:
@@ -213,7 +207,7 @@ def negative_log_likelihood(
         where: the bags to count ``[B]``; all if left out.
     """
     of_truth = jnp.take_along_axis(probability, label[:, None], axis=1)[:, 0]
-    return _mean(-jnp.log(jnp.maximum(of_truth, jnp.finfo(probability.dtype).eps)), _all(label, where))
+    return mean_where(-jnp.log(jnp.maximum(of_truth, jnp.finfo(probability.dtype).eps)), all_or(label, where))
 
 
 def brier_score(probability: Float[Array, "B C"], label: Int[Array, " B"], where: Where = None) -> Float[Array, ""]:
@@ -228,7 +222,7 @@ def brier_score(probability: Float[Array, "B C"], label: Int[Array, " B"], where
         where: the bags to count ``[B]``; all if left out.
     """
     target = jax.nn.one_hot(label, probability.shape[1], dtype=probability.dtype)
-    return _mean(jnp.sum((probability - target) ** 2, axis=-1), _all(label, where))
+    return mean_where(jnp.sum((probability - target) ** 2, axis=-1), all_or(label, where))
 
 
 def reliability(
@@ -262,148 +256,31 @@ def expected_calibration_error(
     bag. Arguments and errors as `reliability`.
     """
     count, confidence, right = _bin_sums(probability, label, bins, where)
-    return _divide(jnp.sum(jnp.abs(right - confidence)), jnp.sum(count))
+    return divide(jnp.sum(jnp.abs(right - confidence)), jnp.sum(count))
 
 
-def bootstrap_interval(
-    values: Float[Array, " B"],
-    key: PRNGKeyArray,
-    level: float = 0.95,
-    resamples: int = 1000,
-    where: Where = None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Compute the percentile bootstrap interval (low, high) of the mean (Efron 1979).
-
-    NaN without a value. The same key gives the same interval for a masked call and for the subset.
-    Holds B x resamples numbers.
-
-    Args:
-        values: one value per bag or per member ``[B]``.
-        key: draws the resamples.
-        level: probability that the interval is to cover, between 0 and 1.
-        resamples: number of resamples.
-        where: the values to count ``[B]``; all if left out.
-
-    Raises:
-        InputError: for a level that is not between 0 and 1, or fewer than one resample.
-    """
-    if not 0 < level < 1:
-        raise InputError("level", level, "must be between 0 and 1, for example 0.95")
-    if resamples < 1:
-        raise InputError("resamples", resamples, "must be at least 1, for example 1000")
-    where = _all(values, where)
-    place, count = jnp.arange(values.shape[0]), jnp.sum(where)
-    counted_first = jnp.where(where, values, 0)[jnp.argsort(~where, stable=True)]
-
-    def draw(nth: Array) -> Array:
-        # A key for each draw: what the first `count` draws give does not depend on how many follow.
-        return jax.random.randint(jax.random.fold_in(key, nth), (resamples,), 0, jnp.maximum(count, 1))
-
-    drawn = counted_first[jax.vmap(draw)(place)]
-    means = _divide(jnp.sum(jnp.where((place < count)[:, None], drawn, 0), axis=0), count)
-    low, high = jnp.quantile(means, jnp.array([(1 - level) / 2, (1 + level) / 2]))
-    return low, high
-
-
-def mean_intervals(
-    values: Float[Array, "R B"],
-    where: Bool[Array, "R B"],
-    key: PRNGKeyArray,
-    level: float = 0.95,
-    resamples: int = 1000,
-) -> tuple[Float[Array, " R"], Float[Array, " R"], Float[Array, " R"]]:
-    """Compute mean and bootstrap interval of several statistics, one after the other: (mean, low, high).
-
-    NaN without a value. All use the same resamples, so that equal values get equal intervals.
-
-    Args:
-        values: R statistics of B bags or members ``[R, B]``.
-        where: the values to count ``[R, B]``; what the others hold does not matter.
-        key: draws the resamples.
-        level: as `bootstrap_interval`.
-        resamples: as `bootstrap_interval`.
-
-    Raises:
-        InputError: as `bootstrap_interval`.
-    """
-
-    def one(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        held, counted = row
-        return _mean(held, counted), *bootstrap_interval(held, key, level, resamples, counted)
-
-    return jax.lax.map(one, (values, where))
-
-
-def roc_curve(
-    score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
-) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Compute the points (false positive rate, true positive rate) of the ROC curve, on the host.
-
-    One point per distinct score, from high to low, after the point (0, 0); the last is (1, 1).
-
-    Args:
-        score: higher for bags that are more likely positive ``[B]``.
-        label: 1 for positive bags, 0 for negative ones ``[B]``.
-
-    Raises:
-        InputError: if the labels are not of both classes.
-    """
-    true_positives, false_positives = _counts_down_the_scores(score, label)
-    if true_positives[-1] == 0 or false_positives[-1] == 0:
-        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive and negative bags")
-    return false_positives / false_positives[-1], true_positives / true_positives[-1]
-
-
-def precision_recall_curve(
-    score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
-) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Compute the points (recall, precision) of the precision-recall curve, on the host.
-
-    One point per distinct score, from high to low, so that recall rises to 1, after the point (0,
-    1).
-
-    Args:
-        score: higher for bags that are more likely positive ``[B]``.
-        label: 1 for positive bags, 0 for negative ones ``[B]``.
-
-    Raises:
-        InputError: if no bag is positive.
-    """
-    true_positives, false_positives = _counts_down_the_scores(score, label)
-    if true_positives[-1] == 0:
-        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive bags")
-    called = true_positives + false_positives
-    return true_positives / true_positives[-1], np.append(1.0, true_positives[1:] / called[1:])
-
-
-def _all(like: Array, where: Array | None) -> Array:
+def all_or(like: Array, where: Array | None) -> Array:
+    """The mask, or one that is True everywhere."""
     return jnp.ones(like.shape, bool) if where is None else where
 
 
 def _split(label: Array, where: Array | None) -> tuple[Array, Array]:
-    return (label > 0) & _all(label, where), (label <= 0) & _all(label, where)
+    return (label > 0) & all_or(label, where), (label <= 0) & all_or(label, where)
 
 
 def _any_nan(score: Array, where: Array | None) -> Array:
-    return jnp.any(jnp.isnan(score) & _all(score, where))
+    return jnp.any(jnp.isnan(score) & all_or(score, where))
 
 
-def _divide(total: Array, count: Array) -> Array:
+def divide(total: Array, count: Array) -> Array:
+    """A mean from a total and a count; NaN of nothing."""
     # The inner `maximum` keeps 0 / 0 out of the gradient.
     return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
-def _mean(values: Array, where: Array) -> Array:
-    return _divide(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where))
-
-
-def _counts_above(score: Array, member: Array) -> tuple[Array, Array]:
-    """Count the members ``[B]`` above, and at or above, each score ``[B]``."""
-    order = jnp.argsort(score)
-    total = jnp.pad(jnp.cumsum(member[order].astype(jnp.int32)), (1, 0))
-    above = total[-1] - total[jnp.searchsorted(score[order], score, side="right")]
-    at_or_above = total[-1] - total[jnp.searchsorted(score[order], score, side="left")]
-    return above.astype(score.dtype), at_or_above.astype(score.dtype)
+def mean_where(values: Array, where: Array) -> Array:
+    """The mean of the values in the mask; NaN of none."""
+    return divide(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where))
 
 
 def _overlap(prediction: Array, label: Array, where: Array | None) -> tuple[Array, Array, Array]:
@@ -415,24 +292,13 @@ def _overlap(prediction: Array, label: Array, where: Array | None) -> tuple[Arra
 
 def _bin_sums(probability: Array, label: Array, bins: int, where: Array | None) -> tuple[Array, Array, Array]:
     """Sum over each bin's bags: one, confidence, one where the prediction is right ``[bins]``."""
-    if bins < 1:
-        raise InputError("bins", bins, "must be at least 1, for example 15")
+    check_whole("bins", bins, 1)
     confidence = jnp.max(probability, axis=-1)
     right = (jnp.argmax(probability, axis=-1) == label).astype(probability.dtype)
     index = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
     # Sums under a mask and not a matrix product, which an accelerator may round to fewer digits.
-    here = (index == jnp.arange(bins)[:, None]) & _all(label, where)
+    here = (index == jnp.arange(bins)[:, None]) & all_or(label, where)
     of_one, of_confidence, of_right = (
         jnp.sum(jnp.where(here, value, 0), axis=-1) for value in (jnp.ones_like(right), confidence, right)
     )
     return of_one, of_confidence, of_right
-
-
-def _counts_down_the_scores(score: object, label: object) -> tuple[np.ndarray, np.ndarray]:
-    """Count true and false positives at each distinct score from high to low, after a zero."""
-    values, positive = np.asarray(score), np.asarray(label) > 0
-    order = np.argsort(-values, kind="stable")
-    last_of_tie = np.append(np.diff(values[order]) != 0, True)[: len(values)]
-    true = np.append(0, np.cumsum(positive[order])[last_of_tie])
-    false = np.append(0, np.cumsum(~positive[order])[last_of_tie])
-    return true, false

@@ -2,60 +2,38 @@
 
 The bag axis and the member axis are added by `vmap` at the edge.
 
-Axes: K slots of a bag, D embedding, C classes.
+Axes: K slots of a bag, D embedding, C classes, S members.
 """
 
 import dataclasses
-from typing import Any, Literal, get_args, no_type_check
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
+from mil_jax.bags import Bags, InstanceKind, Scaler, Values
 from mil_jax.encoders import COLON, LENET, ConvEncoder, MLPEncoder, glorot_uniform
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_choice, check_number, check_whole
+from mil_jax.losses import Classes
 from mil_jax.pooling import AttentionPooling, EmbeddingPooling, InstancePooling
+from mil_jax.record import record, static
 
 Params = Any  # Flax's nested dict of arrays
+Augment = Callable[[Key[Array, ""], Float[Array, "K ..."]], Float[Array, "K ..."]]
 
+# ---- choices ----
 
-@no_type_check
-@struct.dataclass
-class MILOutput:
-    """What the model says of one bag.
-
-    Attributes:
-        logits: [C] before the softmax.
-        attention: [K] each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere.
-        embedding: [D] of the bag; of poolings of instances, log odds [C - 1].
-        scores: [K] what the classifier says of each instance alone: the log odds of not being of class 0 (for several
-            classes, of the likeliest other one).
-    """
-
-    logits: jax.Array
-    attention: jax.Array
-    embedding: jax.Array
-    scores: jax.Array
-
-
-@no_type_check
-@struct.dataclass
-class Prediction:
-    """What a model says of B bags.
-
-    Attributes:
-        probability: [B, C] of each class.
-        attention: [B, K] weight of each instance.
-        scores: [B, K] what the classifier says of each instance alone, in log odds; 0 in an empty slot.
-    """
-
-    probability: jax.Array
-    attention: jax.Array
-    scores: jax.Array | None = None
-
+Encoder = Literal["mlp", "lenet", "colon"]
+ENCODERS: dict[Encoder, Callable[[tuple[int, ...], float], nn.Module]] = {
+    "mlp": MLPEncoder,
+    "lenet": partial(ConvEncoder, LENET),
+    "colon": partial(ConvEncoder, COLON),
+}
 
 Pooling = Literal[
     "gated_attention", "attention",
@@ -64,21 +42,24 @@ Pooling = Literal[
 ]  # fmt: skip
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 ATTENTION: tuple[Pooling, ...] = ("gated_attention", "attention")
-ENCODERS = ("mlp", "lenet", "colon")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The choices that make a model; as plain values, so that a run folder can hold them."""
+    """The choices that make a model; as plain values, so that a run folder can hold them.
 
-    encoder: Literal["mlp", "lenet", "colon"] = "mlp"
+    Raises:
+        InputError: a width below 1, or choices that are unknown or do not go together.
+    """
+
+    encoder: Encoder = "mlp"
     """A multilayer perceptron, or convolutions for 28x28 images (LeNet) or 27x27x3 patches before it."""
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the encoder's dense layers; the last one is the embedding's."""
     dropout: float = 0.0
     """Share of the dense layers' units that a training step drops."""
     pooling: Pooling = "gated_attention"
-    """How a bag is made of its instances."""
+    """How a bag is made of its instances; all but the two kinds of attention need the head 'sum'."""
     attention_units: int = 256
     """Width of the attention's hidden layer, A."""
     chunk: int | None = None
@@ -87,8 +68,82 @@ class ModelConfig:
     """Concatenate the weighted embeddings (attention only; needs full bags of one size) or sum them (takes any bag)."""
     output: Literal["softmax", "sigmoid"] = "softmax"
     """A logit for each class, or one for the positive class of two."""
-    classes: int = 2
-    """Number of bag classes, C."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hidden, tuple | list) or not self.hidden:
+            raise InputError("hidden", self.hidden, "expected one or more widths")
+        for width in self.hidden:
+            check_whole("hidden", width, 1)
+        check_whole("attention_units", self.attention_units, 1)
+        if self.chunk is not None:
+            check_whole("chunk", self.chunk, 1)
+        check_number("dropout", self.dropout, 0, 1)
+        known = {"encoder": ENCODERS, "pooling": POOLINGS, "head": ("concat", "sum"), "output": ("softmax", "sigmoid")}
+        for name, choices in known.items():
+            check_choice(name, getattr(self, name), tuple(choices))
+        if self.head == "concat" and self.pooling not in ATTENTION:
+            raise InputError("head", self.head, f"expected 'sum' with the pooling {self.pooling!r}")
+        if self.head == "concat" and self.chunk is not None:
+            raise InputError("chunk", self.chunk, "expected the head 'sum' with chunks, for bags of any size")
+
+
+# ---- what a model says ----
+
+
+@record
+class MILOutput:
+    """What the model says of one bag.
+
+    Attributes:
+        logits: before the softmax.
+        attention: each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere.
+        embedding: of the bag, [D]; of poolings of instances, log odds [C - 1].
+        scores: what the classifier says of each instance alone: the log odds of not being of class 0 (for several
+            classes, of the likeliest other one).
+    """
+
+    logits: Float[Array, " C"]
+    attention: Float[Array, " K"]
+    embedding: Float[Array, " D"]
+    scores: Float[Array, " K"]
+
+
+@record
+class Prediction:
+    """What a model says of B bags; with a leading axis S, what its members say.
+
+    Attributes:
+        probability: of each class.
+        attention: weight of each instance.
+        scores: what the classifier says of each instance alone, in log odds; 0 in an empty slot.
+    """
+
+    probability: Float[Values, "*members B C"]
+    attention: Float[Values, "*members B K"]
+    scores: Float[Values, "*members B K"] | None = None
+
+
+@record
+class Members:
+    """S trained members of a model: all that predicting needs.
+
+    Attributes:
+        params: parameters, with a leading axis S.
+        scaler: how the features that they see are standardised, with a leading axis S; None for as they are.
+        kind: the kind of instances that they were trained on.
+    """
+
+    params: Any
+    scaler: Scaler | None
+    kind: InstanceKind = static()
+
+    @property
+    def count(self) -> int:
+        """S."""
+        return len(jax.tree.leaves(self.params)[0])
+
+
+# ---- the network ----
 
 
 class MIL(nn.Module):
@@ -97,19 +152,21 @@ class MIL(nn.Module):
     Attributes:
         encoder: instances [K, ...] to embeddings [K, D].
         pooling: embeddings [K, D], or log odds [K, C - 1], and mask [K] to `Pooled`.
-        classes: C.
+        target: what a bag is labelled with; C is its number of classes.
         sigmoid: the classifier has no logit for class 0: it stands for log odds against it.
+        augment: what a training step does to a bag's instances [K, ...] first, given a key; a function of a module.
     """
 
     encoder: nn.Module
     pooling: nn.Module
-    classes: int = 2
+    target: Classes = Classes()
     sigmoid: bool = False
+    augment: Augment | None = None
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K ..."], mask: Bool[Array, " K"]) -> MILOutput:
         """Classifies one bag of instances [K, ...] that `mask` [K] marks as present."""
-        head = nn.Dense(self.classes - self.sigmoid, kernel_init=glorot_uniform, name="head")
+        head = nn.Dense(self.target.count - self.sigmoid, kernel_init=glorot_uniform, name="head")
         embeddings = self.encoder(instances)
         if isinstance(self.pooling, InstancePooling):
             odds = log_odds(head(embeddings), self.sigmoid)
@@ -133,7 +190,7 @@ def with_class_0(odds: Float[Array, " others"]) -> Float[Array, " C"]:
     return jnp.concatenate([jnp.zeros(1, odds.dtype), odds])
 
 
-def alone(model: "MIL", embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled"]:
+def alone(model: MIL, embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled"]:
     """What the bag's embedding would be if an instance had all the weight, for each instance."""
     if not joins(model):
         return embeddings
@@ -141,17 +198,16 @@ def alone(model: "MIL", embeddings: Float[Array, "K D"]) -> Float[Array, "K pool
     return own_slot.reshape(len(embeddings), -1)
 
 
-def build(config: ModelConfig = ModelConfig()) -> MIL:
-    """The model that `config` describes; its defaults are the Keras example's model.
+def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augment: Augment | None = None) -> MIL:
+    """The model that `config` describes, for a target; its defaults are the Keras example's model.
 
     Raises:
-        InputError: a width below 1, fewer than 2 classes, or choices that are unknown or do not go together.
+        InputError: an output that the target cannot have.
     """
-    check(config)
-    encoder = MLPEncoder(tuple(config.hidden), config.dropout)
-    if config.encoder != "mlp":
-        encoder = ConvEncoder(LENET if config.encoder == "lenet" else COLON, tuple(config.hidden), config.dropout)
-    return MIL(encoder, build_pooling(config), config.classes, config.output == "sigmoid")
+    if config.output == "sigmoid" and target.count != 2:
+        raise InputError("output", config.output, f"expected 'softmax' for {target.count} classes")
+    encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout)
+    return MIL(encoder, build_pooling(config), target, config.output == "sigmoid", augment)
 
 
 def build_pooling(config: ModelConfig) -> nn.Module:
@@ -163,30 +219,7 @@ def build_pooling(config: ModelConfig) -> nn.Module:
     return (EmbeddingPooling if level == "embedding" else InstancePooling)(kind)  # type: ignore[arg-type]
 
 
-def check(config: ModelConfig) -> None:
-    """Refuses choices of which no model can be made.
-
-    Raises:
-        InputError: as said.
-    """
-    if not config.hidden or min(config.hidden) < 1:
-        raise InputError("hidden", config.hidden, "use widths of at least 1")
-    least = {"attention_units": 1, "classes": 2} | ({} if config.chunk is None else {"chunk": 1})
-    for name, value in least.items():
-        if getattr(config, name) < value:
-            raise InputError(name, getattr(config, name), f"use at least {value}")
-    if not 0 <= config.dropout < 1:
-        raise InputError("dropout", config.dropout, "use 0 or more, and less than 1")
-    known = {"encoder": ENCODERS, "pooling": POOLINGS, "head": ("concat", "sum"), "output": ("softmax", "sigmoid")}
-    for name, choices in known.items():
-        if getattr(config, name) not in choices:
-            raise InputError(name, getattr(config, name), f"use {' or '.join(map(repr, choices))}")
-    if config.output == "sigmoid" and config.classes != 2:
-        raise InputError("output", config.output, f"use 'softmax' for {config.classes} classes")
-    if config.head == "concat" and config.pooling not in ATTENTION:
-        raise InputError("head", config.head, f"use 'sum' with the pooling {config.pooling!r}")
-    if config.head == "concat" and config.chunk is not None:
-        raise InputError("chunk", config.chunk, "use the head 'sum', for bags of any size")
+# ---- parameters ----
 
 
 def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: tuple[int, ...]) -> Params:
@@ -195,29 +228,51 @@ def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: 
     return model.init(key, instances, jnp.ones(bag_size, bool))["params"]
 
 
-def apply(
-    model: MIL, params: Params, instances: Array, mask: Array, dropout_key: Key[Array, ""] | None = None
-) -> MILOutput:
-    """The model's output for one bag, given its parameters; with dropout where there is a key for it."""
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
+def apply(model: MIL, params: Params, instances: Array, mask: Values, key: Key[Array, ""] | None = None) -> MILOutput:
+    """The model's output for one bag, given its parameters; with augmentation and dropout where there is a key."""
+    if key is None:
+        return model.apply({"params": params}, instances, mask)  # type: ignore[return-value]
+    key_augment, key_dropout = jax.random.split(key)
+    if model.augment is not None:
+        instances = model.augment(key_augment, instances)
+    rngs = {"dropout": key_dropout} if drops(model) else None
     return model.apply({"params": params}, instances, mask, rngs=rngs)  # type: ignore[return-value]
 
 
 def drops(model: MIL) -> bool:
-    """Whether the model has dropout, and so needs a key in training."""
-    return model.encoder.dropout > 0  # type: ignore[attr-defined]
+    """Whether the model has dropout."""
+    return getattr(model.encoder, "dropout", 0) > 0
+
+
+def is_noisy(model: MIL) -> bool:
+    """Whether a training step of the model needs a key."""
+    return model.augment is not None or drops(model)
 
 
 def count_params(params: Params) -> int:
-    """The number of parameters of one member."""
+    """The number of parameters in a tree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def param_shapes(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> Params:
+    """The shapes of the parameters of one member.
+
+    Raises:
+        InputError: instances that the encoder cannot take.
+    """
+    try:
+        return jax.eval_shape(lambda key: init_params(model, key, bag_size, instance_shape), jax.random.key(0))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            "instances", list(instance_shape), f"expected instances that the encoder can take ({reason:.150})"
+        ) from None
 
 
 def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> list[tuple[str, str, int]]:
     """Layers as (name, shapes of the parameters, number of parameters), in the order of the data."""
-    shapes = jax.eval_shape(lambda key: init_params(model, key, bag_size, instance_shape), jax.random.key(0))
     layers: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(param_shapes(model, bag_size, instance_shape)):
         *layer, kind = (str(entry.key) for entry in path)
         layers.setdefault("/".join(layer), []).append((kind, leaf.shape))
     rows = [
@@ -229,25 +284,46 @@ def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> l
     return sorted(rows, key=lambda row: [row[0].startswith(name) for name in order], reverse=True)
 
 
+# ---- what fits together ----
+
+
 def joins(model: MIL) -> bool:
     """Whether the model concatenates the weighted embeddings, and so needs full bags of one size."""
     return isinstance(model.pooling, AttentionPooling) and model.pooling.concat
 
 
-def check_full(model: MIL, params: Params | None, mask: Bool[np.ndarray | Array, "*bags K"]) -> None:
+def check_full(model: MIL, bags: Bags) -> None:
     """Refuses bags that a concatenating head cannot take.
 
     Raises:
-        InputError: empty slots, or a bag size other than the one that the parameters were made for.
+        InputError: empty slots.
     """
-    if not joins(model):
+    if joins(model) and not np.asarray(bags.mask).all():
+        raise InputError("mask", "bags with empty slots", "expected full bags of one size, or the head 'sum'")
+
+
+def check_members(model: MIL, members: Members, bags: Bags) -> None:
+    """Refuses members that are not this model's, or that were trained on other instances than the bags'.
+
+    Raises:
+        InputError: as said, or bags that a concatenating head cannot take.
+    """
+    if members.kind != bags.kind:
+        raise InputError("bags", str(bags.kind), f"expected {members.kind}, which the members were trained on")
+    if bags.by_member and bags.rows.shape[0] != members.count:
+        raise InputError("bags", bags.rows.shape, f"expected bags of {members.count} members, or shared ones")
+    check_full(model, bags)
+    expected = _shapes(param_shapes(model, bags.slots, bags.kind.shape))
+    given = _shapes(jax.tree.map(lambda leaf: leaf[0], members.params))
+    if expected == given:
         return
-    remedy = "the concat head needs full bags of one size: use the head 'sum'"
-    if not np.asarray(mask).all():
-        raise InputError("mask", "bags with empty slots", remedy)
-    if params is None:
-        return
-    size, width = mask.shape[-1], params["pooling"]["V"]["kernel"].shape[-2]
-    trained = params["head"]["kernel"].shape[-2] // width
-    if size != trained:
-        raise InputError("bag_size", size, f"this model was made for {trained}; {remedy}")
+    names = sorted({name for name, _ in expected.items() ^ given.items()})
+    if joins(model) and names == ["head/kernel"]:
+        size = "the bag size that the members were trained on (or the head 'sum')"
+        raise InputError("bag_size", bags.slots, f"expected {size}")
+    raise InputError("members", names, "expected parameters of this model: these arrays differ")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

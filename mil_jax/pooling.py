@@ -7,30 +7,30 @@ Axes: K slots of a bag, D embedding, A attention width.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, no_type_check
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mil_jax.encoders import glorot_uniform
+from mil_jax.record import record
 
 
-@no_type_check
-@struct.dataclass
+@record
 class Pooled:
     """What pooling makes of one bag.
 
     Attributes:
-        embedding: [D] of the bag (or [K * D] where the instances are concatenated).
-        attention: [K] each instance's part in it: sums to 1 over the mask, 0 elsewhere.
+        embedding: of the bag, [D] (or [K * D] where the instances are concatenated).
+        attention: each instance's part in it: sums to 1 over the mask, 0 elsewhere.
     """
 
-    embedding: jax.Array
-    attention: jax.Array
+    embedding: Float[Array, " D"]
+    attention: Float[Array, " K"]
 
 
 def masked_softmax(scores: Float[Array, "K ..."], mask: Bool[Array, "K ..."]) -> Float[Array, "K ..."]:
@@ -62,26 +62,36 @@ class AttentionPooling(nn.Module):
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Weighs the embeddings [K, D] of the instances in `mask` [K] and joins them."""
-        if self.chunk is not None and not self.is_initializing():
-            kernels = self.variables["params"]
-            return pool_in_chunks(lambda h: self.scores(kernels, h), embeddings, mask, self.chunk)
-
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, use_bias=False, kernel_init=glorot_uniform, name=name)
-
-        hidden = jnp.tanh(dense(self.units, "V")(embeddings))
-        if self.gated:
-            hidden = hidden * nn.sigmoid(dense(self.units, "U")(embeddings))
-        attention = masked_softmax(dense(1, "w")(hidden)[:, 0], mask)
+        width = embeddings.shape[-1]
+        V = Kernel(self.units, name="V")(width)
+        U = Kernel(self.units, name="U")(width) if self.gated else None
+        scores = partial(attention_scores, V, U, Kernel(1, name="w")(self.units))
+        if self.chunk is not None:
+            return pool_in_chunks(scores, embeddings, mask, self.chunk)
+        attention = masked_softmax(scores(embeddings), mask)
         weighted = attention[:, None] * embeddings
         return Pooled(weighted.reshape(-1) if self.concat else weighted.sum(axis=0), attention)
 
-    def scores(self, kernels: Any, embeddings: Float[Array, "K D"]) -> Float[Array, " K"]:
-        """The scores [K] before the softmax, from the kernels of V, U and w."""
-        hidden = jnp.tanh(embeddings @ kernels["V"]["kernel"])
-        if self.gated:
-            hidden = hidden * nn.sigmoid(embeddings @ kernels["U"]["kernel"])
-        return (hidden @ kernels["w"]["kernel"])[:, 0]
+
+class Kernel(nn.Module):
+    """The matrix of a dense layer without bias, as a parameter."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, width: int) -> Float[Array, "width features"]:
+        """The kernel for inputs of the given width."""
+        return self.param("kernel", glorot_uniform, (width, self.features))
+
+
+def attention_scores(
+    V: Float[Array, "D A"], U: Float[Array, "D A"] | None, w: Float[Array, "A 1"], embeddings: Float[Array, "K D"]
+) -> Float[Array, " K"]:
+    """The scores before the softmax, w · (tanh(V h) * sigmoid(U h)), or w · tanh(V h) without U."""
+    hidden = jnp.tanh(embeddings @ V)
+    if U is not None:
+        hidden = hidden * nn.sigmoid(embeddings @ U)
+    return (hidden @ w)[:, 0]
 
 
 def pool_in_chunks(

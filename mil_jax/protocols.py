@@ -8,16 +8,17 @@ Axes: B bags, S members (repeats * folds, repeat by repeat), T, V and W places f
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num, Shaped
 
-from mil_jax.bags import ABSENT, Bags, Splits, fit_scaler
-from mil_jax.errors import InputError
-from mil_jax.metrics import bootstrap_interval
+from mil_jax.bags import ABSENT, UNKNOWN, Bags, View
+from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.intervals import bootstrap_interval
+from mil_jax.sampling import Splits
 
 
 class Folds(NamedTuple):
@@ -65,15 +66,14 @@ def cross_validation(
 
 
 def _check_folds(label: np.ndarray, folds: int, repeats: int, val_share: float) -> None:
-    if repeats < 1:
-        raise InputError("repeats", repeats, "use at least 1")
-    if not 0 < val_share < 1:
-        raise InputError("val_share", val_share, "use more than 0 and less than 1")
+    check_whole("repeats", repeats, 1)
+    check_number("val_share", val_share, 0, 1, ends="()")
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer) or not label.size or label.min() < 0:
+        raise InputError("label", label.tolist()[:5], "expected a class 0, 1, … for each bag")
     fewest = int(np.bincount(label)[np.unique(label)].min())
     if len(np.unique(label)) < 2 or fewest < 3:
-        raise InputError("label", np.bincount(label).tolist(), "at least two classes of three bags are needed")
-    if not 2 <= folds <= fewest:
-        raise InputError("folds", folds, f"use 2 to {fewest}, the bags of the rarest class")
+        raise InputError("label", np.bincount(label).tolist(), "expected at least two classes of three bags")
+    check_whole("folds", folds, 2, fewest)
 
 
 def _fold_of_bags(draw: np.random.Generator, label: np.ndarray, folds: int) -> np.ndarray:
@@ -101,29 +101,28 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
-    """Bags with a leading member axis: member s has the bags at `index[s]`, and no bag where that is -1."""
-    absent, at = index < 0, np.maximum(index, 0)
-    empty = lambda values, blank: jnp.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at])  # noqa: E731
-    return dataclasses.replace(
-        bags,
-        rows=empty(bags.rows, 0),
-        mask=empty(bags.mask, False),
-        label=empty(bags.label, ABSENT),
-        instance_label=empty(bags.instance_label, -1),
-    )
+    """Bags with a member axis: member s has the bags at `index[s]`, and no bag where that is -1.
 
-
-def split_bags(bags: Bags, folds: Folds, *, standardize: bool = False) -> Splits:
-    """The bags of all members, each set with a leading axis S.
-
-    With `standardize`, features are shifted and scaled by the mean and standard deviation of each member's own
-    training bags alone.
+    Raises:
+        InputError: an index below -1, or of a bag that there is not.
     """
-    splits = Splits(*(own_bags(bags, part) for part in folds))
-    if not standardize:
-        return splits
-    scaler = fit_scaler(splits.train)
-    return Splits(*(dataclasses.replace(part, scaler=scaler) for part in splits))
+    count = len(bags.label)
+    if index.size and not -1 <= index.min() <= index.max() < count:
+        wrong = int(index.max() if index.max() >= count else index.min())
+        raise InputError("index", wrong, f"expected folds of these {count} bags: 0 to {count - 1}, or -1 for no bag")
+    absent, at = index < 0, np.maximum(index, 0)
+
+    def pick(values: Any, blank: Any) -> np.ndarray:
+        values = np.asarray(values)
+        return np.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at]).astype(values.dtype)
+
+    blanks = View(0, False, ABSENT, UNKNOWN, bags.view.widths)  # type: ignore[arg-type]
+    return Bags(bags.pool, jax.tree.map(pick, bags.view, blanks))
+
+
+def split_bags(bags: Bags, folds: Folds) -> Splits:
+    """The bags of all members, each set with a leading axis S."""
+    return Splits(*(own_bags(bags, part) for part in folds))
 
 
 def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray, " B"]) -> float:
@@ -131,7 +130,15 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
 
     It lies in the middle between two of their probabilities; of equally good ones, that nearest to 0.5. Places without
     a bag, of label -1, do not count.
+
+    Raises:
+        InputError: probabilities of several classes, or ones that are not from 0 to 1.
     """
+    given = np.asarray(probability)
+    if given.ndim != 1 or given.shape != np.shape(label):
+        raise InputError("probability", given.shape, f"expected the positive class alone, {np.shape(label)}")
+    if not ((given >= 0) & (given <= 1)).all():
+        raise InputError("probability", "not from 0 to 1", "expected probabilities")
     held = np.asarray(label) >= 0
     score, truth = np.asarray(probability, float)[held], np.asarray(label)[held] > 0
     edges = np.unique(np.concatenate([[0.0, 1.0], score]))

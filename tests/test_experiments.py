@@ -32,7 +32,7 @@ from mil_jax.cli import Compute
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 mnist_bags: Any = importlib.import_module("mnist_bags")
-report_command: Any = importlib.import_module("report")
+report_command: Any = importlib.import_module("mil_jax.report.__main__")
 
 # As many bags in each set, so that one program judges them all.
 MEMBERS, EPOCHS, BAGS, BAG_SIZE = 2, 10, 40, 3
@@ -342,39 +342,6 @@ def test_a_report_is_made_again(here: Ended, tmp_path: Path) -> None:
     assert (status, lines) == (0, [f"report: {copy / 'report.html'}"])
     assert (copy / "report.html").read_bytes() == (here.path / "report.html").read_bytes()
     assert {path.name for path in (copy / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
-
-
-@pytest.mark.parametrize(
-    ("harm", "line"),
-    [
-        (lambda path: (path / "summary.json").unlink(), "this run has not come to its end"),
-        (lambda path: (path / "attention.npz").unlink(), "this run is not complete"),
-        (lambda path: change_config(path, format=99), "it was written by a newer mil_jax"),
-        (lambda path: change_config(path, experiment="sweep"), "it was made by sweep"),
-    ],
-)
-def test_no_report_of_a_run_that_cannot_be_read(harm: Any, line: str, here: Ended, tmp_path: Path) -> None:
-    """One line, and the report that there was stays as it was."""
-    copy = shutil.copytree(here.path, tmp_path / "run")
-    harm(copy)
-    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
-    status, lines = command_here(str(copy), module=report_command)
-    assert (status, len(lines)) == (2, 1)
-    assert lines[0].startswith(f"error: run folder {copy}: {line}")
-    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
-
-
-def test_no_report_with_other_data(here: Ended, tmp_path: Path) -> None:
-    copy = shutil.copytree(here.path, tmp_path / "run")
-    change_config(copy, data={"name": "mnist-sample", "content_hash": "0"})
-    status, lines = command_here(str(copy), module=report_command)
-    assert (status, len(lines)) == (2, 1)
-    assert "these are not the data of the run" in lines[0]
-
-
-def change_config(path: Path, **changes: Any) -> None:
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | changes))
 
 
 # ---- that it repeats ----

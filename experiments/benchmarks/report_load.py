@@ -1,24 +1,35 @@
 """How large is a report, and how fast does a browser open and sort it?
 
-Makes pages with a gallery of bags of MNIST digits, with weights drawn at random, and opens them in a headless Chromium.
+Makes pages with a gallery of bags of MNIST digits, with weights drawn at random, and opens them in a headless Chromium,
+which must be installed; Playwright, of the extra `test`, drives it.
 
     python experiments/benchmarks/report_load.py
 """
 
+import shutil
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import chromium
 import jax
 import numpy as np
+from playwright.sync_api import Browser, sync_playwright
 
 from mil_jax import bags, cli, datasets, report
 from mil_jax.errors import InputError
 
 COLUMNS = ("bags", "bag size", "MB", "made in s", "loaded in s", "drawn in s", "slowest in s", "sorted in s")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu")
+LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+SORT = "document.querySelector('[data-order=\"attention entropy\"]').click()"
+# From the start of loading, or from `start`, until the next frame is drawn.
+UNTIL_DRAWN = """
+new Promise(done => {{ const start = {start}; {action};
+  requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000))); }})
+"""
 
 
 @dataclass(frozen=True)
@@ -37,14 +48,15 @@ class Config:
 
 def main(config: Config) -> None:
     """Makes the pages, opens them, and prints medians."""
-    command = chromium.find()
+    command = next(filter(None, map(shutil.which, BROWSERS)), None)
     if command is None:
-        raise InputError("PATH", "chromium", "install it: apt-get install chromium")
+        raise InputError("PATH", "chromium", f"expected one of {', '.join(BROWSERS)}: apt-get install chromium")
     for name in ("members", "rounds"):
         if getattr(config, name) < 1:
-            raise InputError(name, getattr(config, name), "use at least 1")
+            raise InputError(name, getattr(config, name), "expected at least 1")
     rows = []
-    with tempfile.TemporaryDirectory() as folder, chromium.browser(command) as browser:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=command, args=FLAGS)
         for count in config.bags:
             for size in config.bag_sizes:
                 path = Path(folder) / f"{count}-{size}.html"
@@ -76,26 +88,17 @@ def draw_gallery(count: int, size: int, members: int) -> report.Gallery:
     )  # fmt: skip
 
 
-def measure(browser: chromium.Browser, path: Path, rounds: int) -> list[float]:
-    """Seconds to load, to draw (median and slowest), and to sort by a click."""
+def measure(browser: Browser, path: Path, rounds: int) -> list[float]:
+    """Seconds to load, to draw (median and slowest), and to sort by a click (from the click until it is drawn)."""
     loaded, drawn, sorting = [], [], []
     for _ in range(rounds):
-        page = chromium.Page(browser, path)
-        times = page.milliseconds()
-        loaded.append(times["load"] / 1000)
-        drawn.append(times["drawn"] / 1000)
-        sorting.append(seconds_to_sort(page))
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(path.as_uri())
+        drawn.append(page.evaluate(UNTIL_DRAWN.format(start="0", action="")))
+        loaded.append(page.evaluate(f"{LOADED} / 1000"))
+        sorting.append(page.evaluate(UNTIL_DRAWN.format(start="performance.now()", action=SORT)))
         page.close()
     return [statistics.median(loaded), statistics.median(drawn), max(drawn), statistics.median(sorting)]
-
-
-def seconds_to_sort(page: chromium.Page) -> float:
-    """From a click until the sorted gallery is drawn."""
-    return page.value(
-        "new Promise(done => { const start = performance.now();"
-        " document.querySelector('[data-order=\"attention entropy\"]').click();"
-        " requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000))); })"
-    )
 
 
 if __name__ == "__main__":

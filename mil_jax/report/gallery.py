@@ -6,11 +6,7 @@ images, because numbers stand in the page once, and because the browser lays out
 Axes: B bags, K slots per bag, S members, C classes.
 """
 
-import dataclasses
-import json
-from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,10 +20,9 @@ from mil_jax.report.sprites import Sprites, are_images, make_sprites
 MOST_TILES = 60_000  # instances in a gallery; fewer per bag are shown where there would be more
 MOST_PER_BAG, FEWEST_PER_BAG = 24, 3
 TILES_PER_LINE = 7  # at least, where the page is wide enough
-TILE, LARGE, GAP, NARROWEST = 64, 84, 8, 264  # CSS pixels
+TILE, LARGE = 64, 84  # CSS pixels for an image
 FEW_TILES = 4  # up to so many in every bag, they are large
 LEVELS = 20  # steps from no weight to the largest
-BAGS_AT_ONCE = 64
 
 
 class Facts(NamedTuple):
@@ -54,27 +49,43 @@ class Facts(NamedTuple):
     spread: np.ndarray
 
 
-def on_host(gallery: Gallery) -> Gallery:
-    """The gallery with NumPy's arrays: reading single bags from JAX's would take long."""
-    values = {field.name: getattr(gallery, field.name) for field in dataclasses.fields(gallery)}
-    arrays = {name: np.asarray(value) for name, value in values.items() if not isinstance(value, str)}
-    return dataclasses.replace(gallery, **arrays)
+def show(gallery: Gallery) -> dict[str, Any]:
+    """What the template writes: the bags with what is said of them, the instances that are shown, and the orders."""
+    facts, mask = judge(gallery), np.asarray(gallery.mask)
+    shown = shown_slots(facts.weight, mask)
+    hidden, most_tiles = mask & ~shown, int(shown.sum(axis=1).max())
+    sprites, marks = sprites_of(gallery, shown), truth_marks(np.asarray(gallery.instance_label), mask)
+    top = weight_scale(np.nan_to_num(facts.weight), mask)
+    frames = [weight_frame(level / LEVELS) for level in range(LEVELS + 1)]  # as in the project's figures
+    return {
+        "gallery": gallery,
+        "facts": facts,
+        "sprites": sprites,
+        "image_size": image_size(sprites, most_tiles),
+        "tiles_per_line": min(most_tiles, TILES_PER_LINE),
+        "frames": [(colour, points * 4 / 3) for colour, points in frames],
+        "top": top,
+        "marks": set(marks[mask].tolist()),
+        "tiles": make_tiles(gallery, facts, sprites, marks, shown, top),
+        "hidden": hidden.sum(axis=1).tolist(),
+        "heaviest_hidden": np.where(hidden, np.nan_to_num(facts.weight), 0).max(axis=1, initial=0).tolist(),
+        "orders": {name: order.tolist() for name, order in orders(facts).items()},
+    }
 
 
-def gallery_facts(gallery: Gallery) -> Facts:
-    """Judges each bag by all members."""
-    mask, label = np.asarray(gallery.mask), np.asarray(gallery.label)
+def judge(gallery: Gallery) -> Facts:
+    """What is said of each bag, by all members."""
     attention, probability = np.asarray(gallery.attention, np.float32), np.asarray(gallery.probability, np.float64)
-    of_bags = _judge(attention.swapaxes(0, 1), mask, np.asarray(gallery.instance_label, np.int32))
-    entropy, disagreement, weight, spread = map(np.asarray, of_bags)
+    truth = np.asarray(gallery.instance_label, np.int32)
+    entropy, disagreement, weight, spread = map(np.asarray, _judge_weights(attention, gallery.mask, truth))
     mean = probability.mean(axis=0)
     prediction = mean.argmax(axis=1)
     of_predicted = np.take_along_axis(probability, prediction[None, :, None], axis=2)[..., 0]
     return Facts(
         prediction=prediction,
         certainty=of_predicted.mean(axis=0),
-        certainty_spread=of_predicted.std(axis=0, ddof=1) if len(probability) > 1 else np.zeros(len(label)),
-        wrong=prediction != label,
+        certainty_spread=of_predicted.std(axis=0, ddof=1) if len(probability) > 1 else np.zeros(len(prediction)),
+        wrong=prediction != gallery.label,
         entropy=entropy,
         disagreement=disagreement,
         weight=weight,
@@ -83,15 +94,10 @@ def gallery_facts(gallery: Gallery) -> Facts:
 
 
 @jax.jit
-def _judge(attention: Array, mask: Array, instance_label: Array) -> tuple[Array, Array, Array, Array]:
-    def judge_bag(bag: tuple[Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        weights, held, truth = bag
-        agreement = member_agreement(weights, held)
-        stats = attention_stats(agreement.mean, held, truth)
-        return stats.normalized_entropy, agreement.jensen_shannon, agreement.mean, agreement.std
-
-    # Some bags at a time: comparing all slots of all bags with each other would take the memory of a large run.
-    return jax.lax.map(judge_bag, (attention, mask, instance_label), batch_size=BAGS_AT_ONCE)
+def _judge_weights(attention: Array, mask: Array, truth: Array) -> tuple[Array, Array, Array, Array]:
+    agreement = jax.vmap(member_agreement, (1, 0))(attention, mask)
+    stats = jax.vmap(attention_stats)(agreement.mean, mask, truth)
+    return stats.normalized_entropy, agreement.jensen_shannon, agreement.mean, agreement.std
 
 
 def orders(facts: Facts) -> dict[str, np.ndarray]:
@@ -103,7 +109,7 @@ def orders(facts: Facts) -> dict[str, np.ndarray]:
     """
     number = np.arange(len(facts.wrong))
     rising = np.where(facts.prediction == 0, facts.certainty, -facts.certainty)
-    found = {
+    names = {
         "wrong first": np.lexsort((number, np.where(facts.wrong, -facts.certainty, facts.certainty), ~facts.wrong)),
         "prediction": np.lexsort((number, rising, -facts.prediction)),
         "attention entropy": np.lexsort((number, -facts.entropy)),
@@ -112,197 +118,51 @@ def orders(facts: Facts) -> dict[str, np.ndarray]:
         "bag number": number,
     }
     if not (facts.spread.any() or facts.certainty_spread.any()):
-        del found["members differ in attention"], found["members differ in prediction"]
-    return found
+        del names["members differ in attention"], names["members differ in prediction"]
+    return names
 
 
-# ---- HTML ----
-
-
-def gallery_html(gallery: Gallery, name: str) -> str:
-    """The gallery: what the marks mean, the buttons, the cards, and the orders for the script.
-
-    Args:
-        gallery: the bags.
-        name: its id in the page.
-    """
-    gallery = on_host(gallery)
-    facts, mask = gallery_facts(gallery), np.asarray(gallery.mask)
-    slots = shown_slots(facts.weight, mask)
-    sprites = sprites_of(gallery, slots)
-    sorted_by, top = orders(facts), weight_scale(np.nan_to_num(facts.weight), mask)
-    first = next(iter(sorted_by.values()))
-    data = json.dumps({order: index.tolist() for order, index in sorted_by.items()}, separators=(",", ":"))
-    return "".join(
-        (
-            f"<style>\n{frames_css()}{style_css(name, sprites, max(map(len, slots)))}</style>\n",
-            f'<div id="{name}" class="bags">\n',
-            legend_html(gallery, sprites, top),
-            tools_html(name, list(sorted_by), facts, gallery),
-            '<div class="cards">\n',
-            *(card_html(gallery, facts, sprites, name, int(bag), slots[bag], top) for bag in first),
-            f'</div>\n<script type="application/json">{data}</script>\n</div>',
-        )
-    )
-
-
-def shown_slots(weight: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """The slots of each bag that are shown, in the order of the bag: all, or of a long bag the heaviest."""
+def shown_slots(weight: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """True at the slots that are shown ``[B, K]``: all that hold an instance, or of a long bag the heaviest."""
     limit = int(np.clip(MOST_TILES // len(mask), FEWEST_PER_BAG, MOST_PER_BAG))
-    ranked = np.argsort(np.where(mask, -np.nan_to_num(weight), np.inf), axis=1, kind="stable")[:, :limit]
-    return [np.sort(kept[mask[bag, kept]]) for bag, kept in enumerate(ranked)]
+    heaviest = np.argsort(np.where(mask, -np.nan_to_num(weight), np.inf), axis=1, kind="stable")[:, :limit]
+    shown = np.zeros_like(mask)
+    np.put_along_axis(shown, heaviest, True, axis=1)
+    return shown & mask
 
 
-def sprites_of(gallery: Gallery, slots: Sequence[np.ndarray]) -> Sprites | None:
+def sprites_of(gallery: Gallery, shown: np.ndarray) -> Sprites | None:
     """The images of the slots that are shown; None where the instances are no images."""
-    pool, rows = np.asarray(gallery.pool), np.asarray(gallery.rows)
-    shown = np.unique(np.concatenate([rows[bag, kept] for bag, kept in enumerate(slots)]))
-    return make_sprites(pool, shown) if are_images(pool) and len(shown) else None
+    if gallery.pool is None or not are_images(np.asarray(gallery.pool)) or not shown.any():
+        return None
+    return make_sprites(np.asarray(gallery.pool), np.unique(np.asarray(gallery.rows)[shown]))
 
 
-def card_html(
-    gallery: Gallery, facts: Facts, sprites: Sprites | None, name: str, bag: int, slots: np.ndarray, top: float
-) -> str:
-    """One bag: its number, truth, prediction and numbers, and the instances at `slots`."""
-    weight, spread = facts.weight[bag].tolist(), facts.spread[bag].tolist()
-    marks = truth_marks(np.asarray(gallery.instance_label)[bag], np.asarray(gallery.mask)[bag])
-    rows = np.asarray(gallery.rows)[bag]
-    places = [None] * len(slots) if sprites is None else sprites.place[rows[slots]].tolist()
-    tiles = [
-        tile_html(place, weight[slot], spread[slot], marks[slot], top)
-        for place, slot in zip(places, slots.tolist(), strict=True)
-    ]
-    hidden = np.setdiff1d(np.flatnonzero(np.asarray(gallery.mask)[bag]), slots)
-    if len(hidden):
-        tiles.append(f"<em>+{len(hidden):,} more, at most {facts.weight[bag][hidden].max():.2g} each</em>")
-    label = int(np.asarray(gallery.label)[bag])
-    kind = f"card l{label} wrong" if facts.wrong[bag] else f"card l{label}"
-    return (
-        f'<article class="{kind}" id="{name}-{bag}">{head_html(gallery, facts, bag, label)}'
-        f'<div class="bag">{"".join(tiles) or "<em>no instance</em>"}</div></article>\n'
-    )
-
-
-def head_html(gallery: Gallery, facts: Facts, bag: int, label: int) -> str:
-    """The lines above the instances of a bag."""
-    classes = gallery.probability.shape[-1]
-    predicted = class_name(int(facts.prediction[bag]), classes)
-    certainty = number_text(facts.certainty[bag])
-    numbers = f"entropy {number_text(facts.entropy[bag])}"
-    if len(gallery.attention) > 1:
-        certainty += f" ± {number_text(facts.certainty_spread[bag])}"
-        numbers += f" · differ {number_text(facts.disagreement[bag], 3)}"
-    verdict = " ✗" if facts.wrong[bag] else ""
-    return (
-        f"<h4>Bag {bag:,}<small>{numbers}</small></h4>"
-        f"<p>{class_name(label, classes)} → {predicted} {certainty}{verdict}</p>"
-    )
-
-
-def class_name(number: int, classes: int) -> str:
-    """What a class is called: of two, 0 is negative and 1 is positive."""
-    return ("negative", "positive")[number] if classes == 2 and number in (0, 1) else f"class {number}"
-
-
-def number_text(value: float | np.floating, digits: int = 2) -> str:
-    """A number with two digits, a dash where it is none."""
-    # The zero makes a zero of a small negative number, without its sign.
-    return f"{round(float(value), digits) + 0.0:.{digits}f}" if np.isfinite(value) else "–"
-
-
-def truth_marks(instance_label: np.ndarray, mask: np.ndarray) -> list[str]:
-    """The mark of each slot: a triangle where it is positive, a question mark where that is known of others only."""
-    known = (instance_label[mask] >= 0).any()
-    names = {1: "<b>▲</b>", -1: "<b>?</b>" if known else ""}
-    return [names.get(int(value), "") for value in instance_label]
-
-
-def tile_html(place: list[int] | None, weight: float, spread: float, mark: str, top: float) -> str:
-    """One instance in one element: the style sheet draws its image, frame and bar."""
-    share = min(weight / top, 1) if weight == weight else 0
-    kind, style = f"f{round(share * LEVELS)}", f"--w:{share:.3g}"
-    if spread > 0:
-        style += f";--s:{spread / top:.2g}"
-    if place:
-        kind, style = f"{kind} s{place[0]}", f"--x:{place[1]};--y:{place[2]};{style}"
-    plus_minus = f"<small>±{number_text(spread)}</small>" if spread > 0 else ""
-    return f'<i class="{kind}" style="{style}">{number_text(weight)}{plus_minus}{mark}</i>'
-
-
-def style_css(name: str, sprites: Sprites | None, most_tiles: int) -> str:
-    """The style that depends on the images: their windows on the sheets, and the width of a card."""
-    tile, height = TILE, -10  # without an image the bar moves up
-    rules = []
+def image_size(sprites: Sprites | None, most_tiles: int) -> tuple[int, int]:
+    """Width and height of the images in CSS pixels, for at most so many in a bag."""
     if sprites is None:
-        rules.append(f"#{name} i::before{{display:none}}\n")
-    else:
-        width = LARGE if most_tiles <= FEW_TILES else TILE
-        # Whole multiples of a small image keep all of its pixels alike.
-        scale = max(width // sprites.width, 1) if sprites.width <= width else width / sprites.width
-        shown_width, height = round(sprites.width * scale), round(sprites.height * scale)
-        tile = max(tile, shown_width)
-        for number, (sheet, lines) in enumerate(zip(sprites.sheets, sprites.lines, strict=True)):
-            size = f"{sprites.columns * shown_width}px {lines * height}px"
-            rules.append(f"#{name} .s{number}::before{{background-image:url({sheet});background-size:{size}}}\n")
-        rules.append(f"#{name}{{--iw:{shown_width}px}}\n")
-    tiles = min(max(most_tiles, 1), TILES_PER_LINE)
-    card = max(tiles * (tile + GAP) - GAP, NARROWEST) + 18  # its padding and border
-    rules.append(f"#{name}{{--tile:{tile}px;--ih:{height}px;--gap:{GAP}px;--card:{card}px}}\n")
-    return "".join(rules)
+        return 0, -10  # the bar moves up
+    room = LARGE if most_tiles <= FEW_TILES else TILE
+    # Whole multiples of a small image keep all of its pixels alike.
+    scale = max(room // sprites.width, 1) if sprites.width <= room else room / sprites.width
+    return round(sprites.width * scale), round(sprites.height * scale)
 
 
-def frames_css() -> str:
-    """The frames of the levels, the same as in the project's figures."""
-    found = []
-    for level in range(LEVELS + 1):
-        colour, points = weight_frame(level / LEVELS)
-        found.append(f".f{level}{{--c:{colour};--f:{points * 4 / 3:.1f}px}}")
-    return "\n".join(found) + "\n"
+def truth_marks(instance_label: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mark of each slot: a triangle where it is positive, a question mark where others alone are known."""
+    known = ((instance_label >= 0) & mask).any(axis=1, keepdims=True)
+    return np.where(instance_label == 1, "▲", np.where((instance_label == -1) & known, "?", ""))
 
 
-def legend_html(gallery: Gallery, sprites: Sprites | None, top: float) -> str:
-    """What the marks mean; only those that occur."""
-    several = len(gallery.attention) > 1
-    items = [frames_key(top)] if sprites else [f"bar and number: weight of an instance; a full bar is {top:g}"]
-    if several:
-        items.append('<span class="whisker"></span>± standard deviation over members')
-    truth = np.asarray(gallery.instance_label)[np.asarray(gallery.mask)]
-    if (truth == 1).any():
-        items.append("▲ truly positive instance")
-    if (truth >= 0).any() and (truth < 0).any():
-        items.append("? instance of unknown label")
-    items.append("label → prediction and its probability; ✗ wrong")
-    items.append("entropy of the weights: 0, one instance has all; 1, all have the same")
-    if several:
-        items.append("differ: Jensen-Shannon divergence of the members' weights, in nats")
-    if sprites and sprites.shrunk > 1:
-        items.append(f"images at 1/{sprites.shrunk} of their size")
-    return f'<ul class="legend">{"".join(f"<li>{item}</li>" for item in items)}</ul>\n'
+def make_tiles(
+    gallery: Gallery, facts: Facts, sprites: Sprites | None, marks: np.ndarray, shown: np.ndarray, top: float
+) -> list[list[tuple[Any, ...]]]:
+    """The instances of each bag that are shown.
 
-
-def frames_key(top: float) -> str:
-    """The frames of three weights."""
-    keys = (f'<span class="key f{round(share * LEVELS)}"></span>{share * top:g}' for share in (0.0, 0.5, 1.0))
-    return f"{''.join(keys)} weight of an instance"
-
-
-def tools_html(name: str, names: Sequence[str], facts: Facts, gallery: Gallery) -> str:
-    """Which bags are shown, which needs no script, and the buttons that sort, which the script brings to light."""
-    label, classes = np.asarray(gallery.label), gallery.probability.shape[-1]
-    choices = {"all": len(label), "wrong": int(facts.wrong.sum())}
-    if classes == 2:
-        choices |= {class_name(value, 2): int((label == value).sum()) for value in (1, 0)}
-    radios = "".join(
-        f'<label><input type="radio" name="{name}" value="{choice}"{" checked" if choice == "all" else ""}>'
-        f"{choice} <small>{count:,}</small></label>"
-        for choice, count in choices.items()
-    )
-    buttons = "".join(
-        f'<button type="button" data-order="{escape(order)}" aria-pressed="{"true" if not i else "false"}">'
-        f"{escape(order)}</button>"
-        for i, order in enumerate(names)
-    )
-    return (
-        f'<div class="tools"><fieldset class="show"><legend>Show</legend>{radios}</fieldset>'
-        f'<fieldset class="sort" hidden><legend>Sort by</legend>{buttons}</fieldset></div>\n'
-    )
+    Of each: level, share of the bar, spread as such a share, weight, its spread, mark, and place on the sheets.
+    """
+    share = np.minimum(np.nan_to_num(facts.weight.astype(np.float64)) / top, 1)
+    level, rows = np.round(share * LEVELS).astype(int), np.where(gallery.mask, gallery.rows, 0)
+    place = np.empty((*rows.shape, 0)) if sprites is None else sprites.place[rows]
+    columns = (level, share, facts.spread / top, facts.weight, facts.spread, marks, place)
+    return [list(zip(*(c[bag][slots].tolist() for c in columns), strict=True)) for bag, slots in enumerate(shown)]

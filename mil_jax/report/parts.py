@@ -3,6 +3,7 @@
 Axes: N instances in the pool, B bags, K slots per bag, S members, C classes.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,8 +13,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
 from mil_jax.errors import InputError
+from mil_jax.text import Table
 
 Values = np.ndarray | Array
+SHARP = 0.8  # CSS pixels for a picture's pixel: small print stays as large as text, and sharp on fine screens
 
 
 @dataclass(frozen=True)
@@ -33,31 +36,25 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of cells under the names of their columns; floats are shown with four digits.
+class Picture:
+    """An image, as the bytes of a PNG file.
 
     Raises:
-        InputError: a row with another number of cells than there are columns.
+        InputError: other bytes.
     """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise InputError("rows", list(row), f"give {len(self.columns)} cells, one for each column")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image, as the bytes of a PNG file."""
 
     title: str
     png: bytes
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(b"\x89PNG\r\n\x1a\n") or len(self.png) < 24:
+            raise InputError("png", self.png[:8], "expected the bytes of a PNG file")
+
+    @property
+    def width(self) -> int:
+        """CSS pixels at which it is shown where there is room."""
+        return round(int.from_bytes(self.png[16:20]) * SHARP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +64,8 @@ class Gallery:
     Attributes:
         title: heading of the part.
         pool: every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown
-            (integers in 0..255, floats in 0..1, other floats stretched), of anything else the weights alone.
+            (integers in 0..255, floats in 0..1, other floats stretched), of anything else, and of None, the weights
+            alone.
         rows: slot to row of the pool ``[B, K]``.
         mask: True where a slot holds an instance ``[B, K]``.
         label: class of each bag ``[B]``.
@@ -75,13 +73,15 @@ class Gallery:
         attention: weights by each member, 1 in sum over the mask ``[S, B, K]``.
         probability: of each class, by each member ``[S, B, C]``.
         caption: a line below the heading.
+        classes: their C names; where not given, negative and positive for two, else numbers.
 
     Raises:
-        InputError: shapes that do not fit together, no bag or no member, or a row that the pool does not have.
+        InputError: shapes that do not fit together, no bag or no member, a label that is no class, or a row that the
+            pool does not have.
     """
 
     title: str
-    pool: Shaped[Values, "N ..."]
+    pool: Shaped[Values, "N ..."] | None
     rows: Int[Values, "B K"]
     mask: Bool[Values, "B K"]
     label: Int[Values, " B"]
@@ -89,25 +89,31 @@ class Gallery:
     attention: Float[Values, "S B K"]
     probability: Float[Values, "S B C"]
     caption: str = ""
+    classes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        slots = np.shape(self.rows)
+        for field in dataclasses.fields(self):  # NumPy's arrays: reading single bags from JAX's would take long
+            if isinstance(value := getattr(self, field.name), Array):
+                object.__setattr__(self, field.name, np.asarray(value))
+        slots, given = np.shape(self.rows), np.shape(self.probability)
         members = (len(self.attention), *slots[:1])
-        expected = {
-            "mask": slots, "instance_label": slots, "label": slots[:1], "attention": (*members, *slots[1:])
-        }  # fmt: skip
-        for name, shape in expected.items():
-            given = np.shape(getattr(self, name))
-            if given != shape:
-                raise InputError(f"{name}.shape", given, f"give {shape}, as rows and attention have it")
         if len(slots) != 2 or 0 in members:
-            raise InputError("rows.shape", slots, "give at least one bag, [B, K], and one member")
-        given = np.shape(self.probability)
+            raise InputError("rows.shape", slots, "expected at least one bag, [B, K], and one member")
         if given[:2] != members or len(given) != 3 or given[2] < 2:
-            raise InputError("probability.shape", given, f"give {(*members, 'C')}, for two classes or more")
-        held = np.asarray(self.rows)[np.asarray(self.mask)]
-        if held.size and not 0 <= held.min() <= held.max() < len(self.pool):
-            raise InputError("rows", int(held.max()), f"give rows of the pool, 0 to {len(self.pool) - 1}")
+            raise InputError("probability.shape", given, f"expected {(*members, 'C')}, for two classes or more")
+        numbers = [f"class {i}" for i in range(given[2])]
+        names = self.classes or (["negative", "positive"] if given[2] == 2 else numbers)
+        object.__setattr__(self, "classes", tuple(names))
+        shapes = {"mask": slots, "instance_label": slots, "label": slots[:1], "attention": (*members, slots[1])}
+        for name, shape in (shapes | {"classes": given[2:]}).items():
+            if np.shape(getattr(self, name)) != shape:
+                raise InputError(f"{name}.shape", np.shape(getattr(self, name)), f"expected {shape}, as the others are")
+        limits = {"label": (self.label, given[2])}
+        if self.pool is not None:
+            limits["rows"] = self.rows[self.mask], len(self.pool)
+        for name, (index, limit) in limits.items():
+            if index.size and not 0 <= index.min() <= index.max() < limit:
+                raise InputError(name, [int(index.min()), int(index.max())], f"expected 0 to {limit - 1}")
 
 
 Part: TypeAlias = Text | Settings | Table | Picture | Gallery

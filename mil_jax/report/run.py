@@ -1,21 +1,16 @@
-"""The parts of a run folder: what it was asked for, what came out, its figures, and its test bags to browse."""
+"""The report of a run folder: what it was asked for, what came out, its figures, and its test bags to browse."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from mil_jax.report.parts import Gallery, Part, Picture, Settings, Table, Text
-from mil_jax.runs import FinishedRun
+from mil_jax.report.page import render
+from mil_jax.report.parts import Gallery, Part, Picture, Settings, Text
+from mil_jax.run.saved import FinishedRun
 
 MOST_MEMBERS = 64  # rows of a table; members.csv has all
-
-COLUMNS = ("best_epoch", "epochs_run", "test_loss", "test_accuracy", "test_auc", "instance_hit_at_1", "instance_auc")
-MEASURES = ("loss", "accuracy", "auc", "precision", "recall")
-ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "nothing chosen on"}
 
 # Figures in this order, the others behind them, by their titles.
 TITLES = {
@@ -28,77 +23,56 @@ TITLES = {
 }
 
 
-def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:
-    """Makes the parts of a run that has come to its end.
+def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> str:
+    """The report of a run that has come to its end, as HTML.
 
     Args:
         run: see `runs.load_finished`.
-        pool: what `rows` in its `attention.npz` point into; without it there is no gallery.
+        pool: the instances of the test bags, which `rows` in its `attention.npz` point into; without it the bags are
+            shown as their weights alone.
     """
-    parts: list[Part] = [summary_table(run.summary), sets_table(run.summary)]
-    warnings = warning_texts(run.summary["members"])
+    bags = run_gallery(run, pool)
+    sizes = np.asarray(bags.mask).sum(axis=1)
+    size = f"{sizes.max():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+    members = f"{len(bags.attention)} member" + "s" * (len(bags.attention) > 1)
+    name, seed = run.config.get("data", {}).get("name"), run.config.get("options", {}).get("seed")
+    subtitle = f"{members}, bags of {size}" + f" of {name}" * (name is not None) + f", seed {seed}" * (seed is not None)
+    binary = tuple(bags.classes) == ("negative", "positive")
+    title = "Which instance of a bag made it positive?" if binary else "Which instances decided the class of a bag?"
+    return render(title, run_parts(run, pool), f"{subtitle}: {run.path.name}")
+
+
+def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:
+    """The parts of the report; the arguments are those of `report_of`."""
+    parts: list[Part] = [run.summary.results_table(MOST_MEMBERS), run.summary.sets_table()]
+    warnings = run.summary.warnings()
     if warnings:
         parts.insert(0, Text("Warnings", warnings))
     parts += figure_parts(run.path)
     settings = {name: run.config.get(name) for name in ("options", "model", "data", "paths", "compute", "versions")}
     parts.append(Settings("Configuration", {name: value for name, value in settings.items() if value}))
-    if pool is not None:  # last: it is long
-        parts.append(run_gallery(run.arrays, pool))
-    return parts
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """A row for each member, then their mean and standard deviation, and the ensemble."""
-    members = summary["members"]
-    rows = [member_row(f"member {row['seed']}", row) for row in members[:MOST_MEMBERS]]
-    if len(members) > 1:
-        rows.append(member_row("mean of members", summary["mean"]))
-        rows.append(member_row("standard deviation", summary["standard_deviation"]))
-        rows.append(member_row("ensemble", summary["ensemble"]))
-    caption = "The ensemble averages the members' probabilities." if len(members) > 1 else ""
-    if len(members) > MOST_MEMBERS:
-        caption = f"The first {MOST_MEMBERS} of {len(members)} members; members.csv has all. {caption}"
-    return Table("Results on the test bags", ("", *(name.replace("_", " ") for name in COLUMNS)), rows, caption)
-
-
-def member_row(name: str, row: Mapping[str, Any]) -> list[object]:
-    """The cells of a row; what it does not have is a dash."""
-    return [name, *(row.get(column) for column in COLUMNS)]
-
-
-def sets_table(summary: Mapping[str, Any]) -> Table:
-    """The mean member on the three sets side by side."""
-    mean = summary["mean"]
-    rows = [[name, role, *(mean.get(f"{name}_{measure}") for measure in MEASURES)] for name, role in ROLES.items()]
-    return Table("Mean of members, all sets", ("set", "role", *MEASURES), rows)
-
-
-def warning_texts(members: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the members' attention, a line for each sentence that names the members it holds for."""
-    by_sentence: dict[str, list[str]] = {}
-    for row in members:
-        for sentence in row.get("warnings", ()):
-            by_sentence.setdefault(sentence, []).append(str(row["seed"]))
-    return [f"Member {', '.join(seeds)}: {sentence}" for sentence, seeds in by_sentence.items()]
+    return [*parts, run_gallery(run, pool)]  # the bags last: they are many
 
 
 def figure_parts(path: Path) -> list[Picture]:
     """All figures of a run folder, curves first."""
-    found = {file.stem: file.read_bytes() for file in sorted((path / "figures").glob("*.png"))}
-    names = [*(name for name in TITLES if name in found), *(name for name in found if name not in TITLES)]
-    return [Picture(TITLES.get(name, name.replace("_", " ").capitalize()), found[name]) for name in names]
+    figures = {file.stem: file.read_bytes() for file in sorted((path / "figures").glob("*.png"))}
+    names = [*(name for name in TITLES if name in figures), *(name for name in figures if name not in TITLES)]
+    return [Picture(TITLES.get(name, name.replace("_", " ").capitalize()), figures[name]) for name in names]
 
 
-def run_gallery(arrays: Mapping[str, np.ndarray], pool: Shaped[np.ndarray | Array, "N ..."]) -> Gallery:
-    """The test bags of a run."""
+def run_gallery(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> Gallery:
+    """The test bags of a run; those of a folder without a mask, which older versions wrote, are all full."""
+    probability = run.arrays["probability"]
+    converged = np.isfinite(probability).all(axis=(1, 2))
+    members = converged if converged.any() else np.ones_like(converged)
     return Gallery(
-        title="Test bags",
-        pool=pool,
-        rows=arrays["rows"],
-        mask=arrays["mask"] if "mask" in arrays else np.ones(arrays["rows"].shape, bool),
-        label=arrays["label"],
-        instance_label=arrays["instance_label"],
-        attention=arrays["attention"],
-        probability=arrays["probability"],
+        "Test bags",
+        pool,
+        mask=run.arrays["mask"] if "mask" in run.arrays else np.ones(run.arrays["rows"].shape, bool),
+        attention=run.arrays["attention"][members],
+        probability=probability[members],
+        classes=run.config.get("classes", ()),
         caption="Each bag as the ensemble sees it: the wrongly predicted first, the surest of them at the top.",
+        **{name: run.arrays[name] for name in ("rows", "label", "instance_label")},
     )

@@ -3,7 +3,6 @@
 Axes: N instances in the pool, M of them that are shown, K slots per bag.
 """
 
-import base64
 import io
 import math
 from typing import NamedTuple
@@ -20,7 +19,7 @@ class Sprites(NamedTuple):
     """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown.
 
     Attributes:
-        sheets: data URIs.
+        sheets: PNG files.
         columns: images in a line, in every sheet.
         lines: how many lines each sheet has.
         width: of an image, in pixels as stored.
@@ -29,7 +28,7 @@ class Sprites(NamedTuple):
         place: ``[N, 3]``.
     """
 
-    sheets: list[str]
+    sheets: list[bytes]
     columns: int
     lines: list[int]
     width: int
@@ -51,12 +50,11 @@ def make_sprites(pool: Shaped[np.ndarray, "N ..."], shown: Int[np.ndarray, " M"]
         shown: the rows that are shown, each once.
     """
     images, shrunk = to_bytes(pool[shown]), 1
-    while True:
-        sprites = _sheets(images, shown, len(pool), shrunk)
-        weight = sum(len(uri) * 3 // 4 for uri in sprites.sheets)
-        if weight <= MOST_BYTES or min(images.shape[1:3]) < 8:
-            return sprites
+    while sum(map(len, (sprites := _sheets(images, shown, len(pool), shrunk)).sheets)) > MOST_BYTES:
+        if min(images.shape[1:3]) < 8:
+            break
         images, shrunk = _halved(images), 2 * shrunk
+    return sprites
 
 
 def to_bytes(images: Shaped[np.ndarray, "M ..."]) -> UInt8[np.ndarray, "M ..."]:
@@ -78,34 +76,28 @@ def to_bytes(images: Shaped[np.ndarray, "M ..."]) -> UInt8[np.ndarray, "M ..."]:
 
 def _halved(images: np.ndarray) -> np.ndarray:
     """Means of squares of four pixels."""
-    height, width = (side // 2 * 2 for side in images.shape[1:3])
-    cut = images[:, :height, :width].astype(np.float32)
-    total = cut[:, ::2, ::2] + cut[:, 1::2, ::2] + cut[:, ::2, 1::2] + cut[:, 1::2, 1::2]
-    return np.round(total / 4).astype(np.uint8)
+    count, height, width, *channels = images.shape
+    even = images[:, : height // 2 * 2, : width // 2 * 2].astype(np.float32)
+    squares = even.reshape(count, height // 2, 2, width // 2, 2, *channels)
+    return np.round(squares.mean(axis=(2, 4))).astype(np.uint8)
 
 
 def _sheets(images: np.ndarray, shown: np.ndarray, pool_size: int, shrunk: int) -> Sprites:
     height, width = images.shape[1:3]
-    most_lines = max(SHEET_SIDE // height, 1)
     columns = max(min(SHEET_SIDE // width, math.ceil(math.sqrt(len(images)))), 1)
-    per_sheet = columns * most_lines
-    place = np.full((pool_size, 3), -1)
-    index = np.arange(len(images))
+    per_sheet = columns * max(SHEET_SIDE // height, 1)
+    place, index = np.full((pool_size, 3), -1), np.arange(len(images))
     place[shown] = np.stack([index // per_sheet, index % per_sheet % columns, index % per_sheet // columns], axis=1)
     parts = [images[first : first + per_sheet] for first in range(0, len(images), per_sheet)]
     lines = [math.ceil(len(part) / columns) for part in parts]
-    sheets = [_data_uri(_mosaic(part, columns, count)) for part, count in zip(parts, lines, strict=True)]
+    sheets = [_mosaic(part, columns, count) for part, count in zip(parts, lines, strict=True)]
     return Sprites(sheets, columns, lines, width, height, shrunk, place)
 
 
-def _mosaic(images: np.ndarray, columns: int, lines: int) -> np.ndarray:
-    height, width, *channels = images.shape[1:]
-    blank = np.zeros((columns * lines - len(images), height, width, *channels), np.uint8)
+def _mosaic(images: np.ndarray, columns: int, lines: int) -> bytes:
+    count, height, width, *channels = images.shape
+    blank = np.zeros((columns * lines - count, height, width, *channels), np.uint8)
     grid = np.concatenate([images, blank]).reshape(lines, columns, height, width, *channels)
-    return grid.swapaxes(1, 2).reshape(lines * height, columns * width, *channels)
-
-
-def _data_uri(image: np.ndarray) -> str:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    Image.fromarray(grid.swapaxes(1, 2).reshape(lines * height, columns * width, *channels)).save(file, "PNG")
+    return file.getvalue()

@@ -41,8 +41,8 @@ def save(path: Path, tree: Any, **facts: Any) -> None:
 
     # Orbax's `overwrite` hangs: a process that looks for the old folder when the first one has removed it already goes
     # on to another barrier. Here all exchange their sums before any of them looks.
-    if is_first():
-        shutil.rmtree(path, ignore_errors=True)
+    if is_first() and path.exists():
+        shutil.rmtree(path)
     arrays = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
     content: Facts = {**facts, "sums": _bit_sums(arrays)}
     ocp.save(str(path.absolute()), arrays, custom_metadata=content)

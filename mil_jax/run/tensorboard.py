@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Num
 
 from mil_jax.errors import InputError
-from mil_jax.runs import FinishedRun
+from mil_jax.run.saved import FinishedRun
 
 FILE_NAME = "events.out.tfevents.0.mil_jax"  # TensorBoard looks for `tfevents`
 NOT_SCALARS = ("epoch", "member")
@@ -51,7 +51,7 @@ def event_files(run: FinishedRun) -> dict[str, bytes]:
     check_installed()
     moment = (run.path / "metrics.jsonl").stat().st_mtime
     folders = {"mean": mean_values(run.log) + figure_values(run)}
-    for row in run.summary["members"]:
+    for row in run.summary.members:
         number = row["seed"]
         own = [(line["epoch"], scalar(name, line[name])) for line in run.log if line["member"] == number
                for name in scalar_names(line)]  # fmt: skip

@@ -1,0 +1,61 @@
+"""The points of ROC and precision-recall curves, on the host.
+
+Axes: B bags · T distinct scores.
+"""
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mil_jax.errors import InputError
+
+
+def roc_curve(
+    score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Compute the points (false positive rate, true positive rate) of the ROC curve, on the host.
+
+    One point per distinct score, from high to low, after the point (0, 0); the last is (1, 1).
+
+    Args:
+        score: higher for bags that are more likely positive ``[B]``.
+        label: 1 for positive bags, 0 for negative ones ``[B]``.
+
+    Raises:
+        InputError: if the labels are not of both classes.
+    """
+    true_positives, false_positives = _counts_down_the_scores(score, label)
+    if true_positives[-1] == 0 or false_positives[-1] == 0:
+        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive and negative bags")
+    return false_positives / false_positives[-1], true_positives / true_positives[-1]
+
+
+def precision_recall_curve(
+    score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Compute the points (recall, precision) of the precision-recall curve, on the host.
+
+    One point per distinct score, from high to low, so that recall rises to 1, after the point (0,
+    1).
+
+    Args:
+        score: higher for bags that are more likely positive ``[B]``.
+        label: 1 for positive bags, 0 for negative ones ``[B]``.
+
+    Raises:
+        InputError: if no bag is positive.
+    """
+    true_positives, false_positives = _counts_down_the_scores(score, label)
+    if true_positives[-1] == 0:
+        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive bags")
+    called = true_positives + false_positives
+    return true_positives / true_positives[-1], np.append(1.0, true_positives[1:] / called[1:])
+
+
+def _counts_down_the_scores(score: object, label: object) -> tuple[np.ndarray, np.ndarray]:
+    """Count true and false positives at each distinct score from high to low, after a zero."""
+    values, positive = np.asarray(score), np.asarray(label) > 0
+    order = np.argsort(-values, kind="stable")
+    last_of_tie = np.append(np.diff(values[order]) != 0, True)[: len(values)]
+    true = np.append(0, np.cumsum(positive[order])[last_of_tie])
+    false = np.append(0, np.cumsum(~positive[order])[last_of_tie])
+    return true, false

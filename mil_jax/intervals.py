@@ -1,0 +1,78 @@
+"""Bootstrap intervals of means, as pure functions of a key.
+
+Axes: B bags or members · R statistics.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from mil_jax.errors import check_number, check_whole
+from mil_jax.metrics import all_or, divide, mean_where
+
+
+def bootstrap_interval(
+    values: Float[Array, " B"],
+    key: Key[Array, ""],
+    level: float = 0.95,
+    resamples: int = 1000,
+    where: Bool[Array, " B"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Compute the percentile bootstrap interval (low, high) of the mean (Efron 1979).
+
+    NaN without a value. The same key gives the same interval for a masked call and for the subset.
+    Holds B x resamples numbers.
+
+    Args:
+        values: one value per bag or per member ``[B]``.
+        key: draws the resamples.
+        level: probability that the interval is to cover, between 0 and 1.
+        resamples: number of resamples.
+        where: the values to count ``[B]``; all if left out.
+
+    Raises:
+        InputError: for a level that is not between 0 and 1, or fewer than one resample.
+    """
+    check_number("level", level, 0, 1, ends="()")
+    check_whole("resamples", resamples, 1)
+    where = all_or(values, where)
+    place, count = jnp.arange(values.shape[0]), jnp.sum(where)
+    counted_first = jnp.where(where, values, 0)[jnp.argsort(~where, stable=True)]
+
+    def draw(nth: Array) -> Array:
+        # A key for each draw: what the first `count` draws give does not depend on how many follow.
+        return jax.random.randint(jax.random.fold_in(key, nth), (resamples,), 0, jnp.maximum(count, 1))
+
+    drawn = counted_first[jax.vmap(draw)(place)]
+    means = divide(jnp.sum(jnp.where((place < count)[:, None], drawn, 0), axis=0), count)
+    low, high = jnp.quantile(means, jnp.array([(1 - level) / 2, (1 + level) / 2]))
+    return low, high
+
+
+def mean_intervals(
+    values: Float[Array, "R B"],
+    where: Bool[Array, "R B"],
+    key: Key[Array, ""],
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[Float[Array, " R"], Float[Array, " R"], Float[Array, " R"]]:
+    """Compute mean and bootstrap interval of several statistics, one after the other: (mean, low, high).
+
+    NaN without a value. All use the same resamples, so that equal values get equal intervals.
+
+    Args:
+        values: R statistics of B bags or members ``[R, B]``.
+        where: the values to count ``[R, B]``; what the others hold does not matter.
+        key: draws the resamples.
+        level: as `bootstrap_interval`.
+        resamples: as `bootstrap_interval`.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
+    """
+
+    def one(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        held, counted = row
+        return mean_where(held, counted), *bootstrap_interval(held, key, level, resamples, counted)
+
+    return jax.lax.map(one, (values, where))

@@ -1,0 +1,102 @@
+"""How an experiment becomes a command: its config as options, and its errors as one line. Tyro has its address here."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import tyro
+
+from mil_jax.errors import InputError, RunError
+from mil_jax.run.config import fields_of, with_options
+from mil_jax.run.processes import Interrupted, lost_processes
+from mil_jax.run.saved import saved_options
+
+Config = TypeVar("Config")
+Positional = tyro.conf.Positional  # as the type of a config's field: an argument without a name
+
+
+def command(config_type: type[Config], main: Callable[[Config], Any], doc: str | None) -> None:
+    """Runs `main` on the options of the command line; bad input becomes one line and exit status 2.
+
+    With --resume the options that are not given are those that the run in --out was started with.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs, with a traceback, what it raises anyway
+    config = None
+    try:
+        config = parse(config_type, doc)
+        compute = getattr(config, "compute", None)
+        if compute is not None and compute.resume and config.out:  # type: ignore[attr-defined]
+            before = with_options(config, saved_options(Path(config.out)))  # type: ignore[attr-defined]
+            config = parse(config_type, doc, before)
+        check_shared_folder(config)
+        with lost_processes():
+            main(config)
+    except InputError as error:
+        leave(f"error: {describe_error(error, config or config_type())}", 2)
+    except RunError as error:
+        leave(f"error: {error}", 2)
+    except Interrupted as stop:
+        print(f"stopped: {stop}", file=sys.stderr, flush=True)
+        sys.exit(130)  # all processes of the run stop alike, and can wait for one another
+    except KeyboardInterrupt as stop:
+        leave(f"stopped: {stop}" if stop.args else "stopped before there was anything to keep", 130)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        leave(traceback.format_exc(), 1)  # at once, so that the others hear of it
+
+
+def parse(config_type: type[Config], doc: str | None, default: Config | None = None) -> Config:
+    """The config that the command line asks for; nested records are flat options.
+
+    Raises:
+        InputError: a value that a record refuses.
+    """
+    given: Any = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_type, description=doc, config=(tyro.conf.OmitArgPrefixes,), **given)
+    except SystemExit as stop:
+        cause: BaseException | None = stop
+        while cause is not None:  # Tyro puts what a record refuses into a box of its own
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__context__
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def check_shared_folder(config: Any) -> None:
+    """Refuses to let each of several processes choose a folder of its own.
+
+    Raises:
+        InputError: no --out.
+    """
+    compute = getattr(config, "compute", None)
+    if compute is not None and (compute.distributed or compute.coordinator) and config.out is None:
+        raise InputError("out", None, "expected the folder of the run, the same one for all processes")
+
+
+def describe_error(error: InputError, config: Any) -> str:
+    """The error in one line, naming the option where the argument is one."""
+    is_option = dataclasses.is_dataclass(config) and error.argument in {name for name, _, _ in fields_of(config)}
+    name = f"--{error.argument.replace('_', '-')}" if is_option else error.argument
+    return f"{name} {error.value}: {error.expectation}"
+
+
+def leave(message: str, status: int) -> None:
+    """Prints the message and ends the process."""
+    print(message, file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(status)  # the orderly way out would wait for processes that may be dead
+    sys.exit(status)

@@ -1,0 +1,125 @@
+"""The figures of a run, from its records; what each shows is in `mil_jax.plots`.
+
+Axes: S members, B bags, K slots, C classes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mil_jax import curves, metrics, plots
+from mil_jax.attention import AttentionStats
+from mil_jax.bags import Bags
+from mil_jax.ensemble import Ensemble, average
+from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation
+from mil_jax.run.summary import Judged
+
+# The statistics that the figure shows, as the labels of its panels.
+SHOWN_STATS = {
+    "normalized_entropy": "entropy / log K",
+    "effective_instances": "effective instances",
+    "largest_weight": "largest weight",
+    "positive_mass": "weight on positive instances",
+    "hit_at_1": "hit@1",
+}
+
+
+def before_training(train: Bags, bags_per_class: int) -> dict[str, Any]:
+    """The training bags by label."""
+    label = np.asarray(train.label)
+    index = first_bags(label, bags_per_class)
+    if not len(index):
+        return {}
+    titles = [plots.bag_title(i, label[i]) for i in index]
+    return {"bags_before_training": draw(train, index, titles, "Training bags by label")}
+
+
+def after_training(
+    trained: Ensemble, judged: Judged, test: Bags, class_names: tuple[str, ...], bags_per_class: int
+) -> dict[str, Any]:
+    """All figures of a trained ensemble, by name."""
+    info, best_epoch = trained.curves, np.asarray(trained.best_epoch)
+    figures = {
+        "learning_curves": plots.learning_curves(
+            info.train_loss, info.val_loss, info.train_accuracy, info.val_accuracy, best_epoch
+        ),
+        "attention_statistics": plots.attention_curves(stat_curves(info.positive, info.negative), best_epoch),
+    }
+    if judged.diverged.all():
+        return figures
+    figures |= classification_figures(judged, test, class_names)
+    index = first_bags(np.asarray(average(judged.predicted).probability).argmax(axis=-1), bags_per_class)
+    return figures | ({"bags_after_training": bags_by_prediction(judged, test, index)} if len(index) else {})
+
+
+def first_bags(label: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` bags of each class, the last class first."""
+    return np.concatenate([np.flatnonzero(label == value)[:count] for value in np.unique(label)[::-1]])
+
+
+def draw(part: Bags, index: np.ndarray, titles: list[str], heading: str, **weights: Any) -> Any:
+    """A figure of the bags at `index`."""
+    pool, rows = np.asarray(part.pool), np.asarray(part.rows)[index]
+    positive = np.asarray(part.instance_label)[index] == 1
+    mask = np.asarray(part.mask)[index]
+    return plots.bags_figure(pool[rows], mask, titles, positive=positive, heading=heading, **weights)
+
+
+def stat_curves(positive: AttentionStats, negative: AttentionStats) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The curves [S, E] of the shown statistics; a negative bag has no positive instance to hit."""
+    unknown = np.full_like(np.asarray(negative.entropy), np.nan)
+    return {
+        label: (getattr(positive, name), unknown if name in NEEDS_POSITIVE else getattr(negative, name))
+        for name, label in SHOWN_STATS.items()
+    }
+
+
+def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Confusion matrix of the ensemble, and the curves of members and ensemble, on the test bags."""
+    kept = ~judged.diverged
+    label, members = np.asarray(test.label), np.asarray(judged.predicted.probability)[kept]
+    whole = np.asarray(average(judged.predicted).probability)
+    counts = metrics.confusion_counts(jnp.argmax(whole, axis=-1), jnp.asarray(label), len(class_names))
+    figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), class_names)}
+    figures["reliability"] = reliability_figure(whole, label, judged.ensemble["test"])
+    if len(members) > 1:
+        every, labels = members.reshape(-1, members.shape[-1]), np.tile(label, len(members))
+        figures["reliability_of_members"] = reliability_figure(every, labels, judged.members["test"])
+    if len(np.unique(label)) < 2 or len(class_names) > 2:
+        return figures  # the curves are of two classes
+    by_member, by_ensemble = judged.members["test"].bags, judged.ensemble["test"].bags
+    curve: Callable[..., Any]
+    for name, curve, draw_curves, area, extra in (
+        ("roc_curve", curves.roc_curve, plots.roc_curves, "auc", ()),
+        ("precision_recall_curve", curves.precision_recall_curve, plots.precision_recall_curves,
+         "average_precision", (float(label.mean()),)),
+    ):  # fmt: skip
+        figures[name] = draw_curves(
+            [curve(score, label) for score in members[..., 1]],
+            curve(whole[:, 1], label),
+            np.asarray(getattr(by_member, area))[kept].tolist(),
+            float(getattr(by_ensemble, area)),
+            *extra,
+        )
+    return figures
+
+
+def reliability_figure(probability: np.ndarray, label: np.ndarray, judged: Evaluation) -> Any:
+    """The reliability diagram of all these predictions, with the mean calibration error of those who made them."""
+    bins = metrics.reliability(jnp.asarray(probability), jnp.asarray(label))
+    error = float(np.nanmean(judged.bags.calibration_error))
+    return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
+
+
+def bags_by_prediction(judged: Judged, test: Bags, index: np.ndarray) -> Any:
+    """Test bags by predicted class, with the ensemble's weights and their spread over the members."""
+    whole = average(judged.predicted)
+    probability, label = np.asarray(whole.probability), np.asarray(test.label)
+    prediction = probability.argmax(axis=-1)
+    titles = [plots.bag_title(i, label[i], prediction[i], float(probability[i, prediction[i]])) for i in index]
+    members = np.asarray(judged.predicted.attention)[~judged.diverged]
+    spread = members.std(axis=0, ddof=1)[index] if len(members) > 1 else None
+    attention = np.asarray(whole.attention)[index]
+    return draw(test, index, titles, "Test bags by predicted class", attention=attention, spread=spread)

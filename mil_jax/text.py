@@ -1,0 +1,52 @@
+"""Values and tables as text, the same on the screen and in reports."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mil_jax.errors import InputError
+
+DASH = "–"
+
+
+def cell_text(value: object) -> str:
+    """A cell of a table: floats with four digits, what is not defined as a dash, whole numbers with commas."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4f}" if math.isfinite(value) else DASH
+    return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+
+
+def is_numeric(cell: object) -> bool:
+    """Whether a cell is a number, or stands for one that is missing: such columns stand on the right."""
+    number = isinstance(cell, int | float | np.number) and not isinstance(cell, bool)
+    return number or cell is None or (isinstance(cell, str) and cell in ("", DASH))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under the names of their columns; floats are shown with four digits.
+
+    Raises:
+        InputError: a row with another number of cells than there are columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise InputError("rows", list(row), f"expected {len(self.columns)} cells, one for each column")
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether a column holds numbers alone."""
+        return [all(is_numeric(row[i]) for row in self.rows) for i in range(len(self.columns))]
