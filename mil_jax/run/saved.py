@@ -79,9 +79,10 @@ def load_run(path: Path | str) -> Run:
     summary = _read_summary(path, "path") if (path / "summary.json").exists() else None
     try:
         class_names = tuple(config["classes"])
-        model = build(ModelConfig(**config["model"]), Classes(len(class_names)))
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in config["model"].items()}
+        model = build(ModelConfig(**given), Classes(len(class_names)))
         kind = InstanceKind(tuple(config["instances"]["shape"]), config["instances"]["pixels"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError("path", str(path), f"expected a whole config.json ({error!r})") from None
     return Run(path, config, summary, model, load_members(path / "checkpoint", kind), class_names)
 
