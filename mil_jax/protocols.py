@@ -217,11 +217,8 @@ def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds)
     ]
     positive = np.asarray(test.probability)[..., 1]
     by_choice = positive >= np.array(thresholds)[:, None]
-    label, *called = (
-        pool_repeats(values, folds.test, repeats)
-        for values in (np.asarray(splits.test.label), positive, positive >= 0.5, by_choice)
-    )
-    return Crossed(label[0], *called, test)
+    pool = lambda values: pool_repeats(np.asarray(values), folds.test, repeats)  # noqa: E731
+    return Crossed(pool(splits.test.label)[0], pool(positive), pool(positive >= 0.5), pool(by_choice), test)
 
 
 @dataclasses.dataclass(frozen=True)

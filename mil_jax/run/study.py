@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from mil_jax.ensemble import Ensemble, Execution, OnEpoch, Progress, fit_ensemble, member_keys, predict
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.model import MIL, Encoder, ModelConfig, Pooling
 from mil_jax.optimizer import HyperConfig, make_hyper
 from mil_jax.protocols import Crossed, Folds, cross_validation, estimate, judge_folds
@@ -164,6 +164,9 @@ def train(
         title: what the screen calls it where it is one of many.
         progress: where to go on from.
         also: called after every epoch.
+
+    Raises:
+        RunError: members diverged, so that there is nothing to compare.
     """
     started = time.perf_counter()
     with study.watch.phase("train"), epoch_progress(task.config.epochs, title) as show:
@@ -175,6 +178,9 @@ def train(
 
         execution = Execution(placement_of(study.config.compute, task.members), progress, on_epoch)
         trained = fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
+    if diverged := int((trained.best_epoch == 0).sum()):
+        what = f"{title}: " if title else ""
+        raise RunError(f"{what}{diverged} of {task.members} members diverged: try a lower learning rate")
     return trained, time.perf_counter() - started
 
 
@@ -221,7 +227,8 @@ def summary_row(
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], factors: Sequence[str], scores: Sequence[str]) -> None:
     """The rows on the screen: mean ± standard error; what all have in common stands in the title."""
     differing = [name for name in factors if len(rows) == 1 or len({row[name] for row in rows}) > 1]
-    same = [f"{name.replace('_', ' ')} {rows[0][name]}" for name in factors if name not in differing]
+    common = {name: rows[0][name] for name in factors if name not in differing and rows[0][name] is not None}
+    same = [f"{name.replace('_', ' ')} {value}" for name, value in common.items()]
     cells = [
         [*(row[name] for name in differing), *(with_error(row[score], row[f"{score}_se"]) for score in scores)]
         for row in rows
