@@ -195,9 +195,7 @@ class Measurement:
 
 
 def write_peer_bags(splits: Splits, path: Path) -> None:
-    """Writes full bags as the peers read them, an .npz file: the images [B, K, height, width] of all slots as floats in
-    [0, 1], and the labels.
-    """  # noqa: D205
+    """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
     arrays = {}
     for name, part in splits._asdict().items():
         images = np.asarray(gather(part.pool, part.rows))

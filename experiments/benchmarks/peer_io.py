@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -52,8 +52,7 @@ class Clock:
     train_seconds: list[float]
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Of every test bag: ``probabilities [B, C]`` and ``attention [B, K]``."""
 
     probabilities: np.ndarray
@@ -241,9 +240,8 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
     steady = [us for record in records for us in record["microseconds_per_step_by_epoch"][1:]]
     predictions = [member.prediction for member in members if member.prediction is not None]
     if predictions:
-        names = ("probabilities", "attention")
-        arrays = {name: np.stack([getattr(prediction, name) for prediction in predictions]) for name in names}
-        np.savez(out.with_suffix(".npz"), **arrays)
+        probabilities, attention = (np.stack(arrays) for arrays in zip(*predictions, strict=True))
+        np.savez(out.with_suffix(".npz"), probabilities=probabilities, attention=attention)
     summary = {
         "mode": "timing" if test is None else "full",
         "bag_size": train.bag_size,
