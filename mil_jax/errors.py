@@ -1,9 +1,19 @@
 """The errors that people see, the same for a library user and a command; and checks of plain values."""
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import jax
 import numpy as np
+from jaxtyping import AbstractArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -36,7 +46,9 @@ def check_whole(argument: str, value: object, least: int, most: int | None = Non
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
-def check_number(argument: str, value: object, low: float, high: float = math.inf, *, ends: str = "[)") -> None:
+def check_number(
+    argument: str, value: object, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
+) -> None:
     """Refuses what is not a number between `low` and `high`; NaN is none.
 
     Args:
@@ -66,3 +78,55 @@ def check_choice(argument: str, value: object, choices: Sequence[object]) -> Non
     """
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
         raise InputError(argument, value, f"expected {' or '.join(map(repr, choices))}")
+
+
+# ---- types at the boundary ----
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a public function refuse arguments of another type than its annotations say, by an `InputError`.
+
+    Records, plain values, paths and keys are checked; what an array holds, and what a list may become, the function
+    itself says best.
+    """
+    signature, hints = inspect.signature(function), typing.get_type_hints(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            hint = hints.get(name, Any)
+            if not _fits(value, hint):
+                raise InputError(name, _brief(value), f"expected {_words(hint)}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        is_key = hint.__name__.startswith("Key")
+        return isinstance(value, hint) if is_key else isinstance(value, np.ndarray | jax.Array | Sequence | np.generic)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if kind in (int, float):
+        numbers = (int, np.integer) if kind is int else (int, float, np.number)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is Sequence and isinstance(value, str))
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        return "a key of jax.random.key" if hint.__name__.startswith("Key") else "an array"
+    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _brief(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__

@@ -317,10 +317,10 @@ def check_members(model: MIL, members: Members, bags: Bags) -> None:
     given = _shapes(jax.tree.map(lambda leaf: leaf[0], members.params))
     if expected == given:
         return
-    if joins(model) and expected.keys() == given.keys():
+    names = sorted({name for name, _ in expected.items() ^ given.items()})
+    if joins(model) and names == ["head/kernel"]:
         size = "the bag size that the members were trained on (or the head 'sum')"
         raise InputError("bag_size", bags.slots, f"expected {size}")
-    names = sorted({name for name, _ in expected.items() ^ given.items()})
     raise InputError("members", names, "expected parameters of this model: these arrays differ")
 
 

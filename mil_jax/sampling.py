@@ -146,7 +146,7 @@ def sample_bags(
         drawn = _draw_bags(key_rows, len(chosen), count, int(sizes.max()))
     else:
         drawn = _draw_by_label(key_rows, label[chosen] == law.positive_class, sizes, law.positive_share)
-    rows = np.where(mask, chosen.astype(np.int32)[np.asarray(drawn)], 0)
+    rows = np.where(mask, chosen.astype(np.int32)[drawn], 0)
     truth = (label[rows] == law.positive_class).astype(np.int32)
     instance_label = np.where(mask, truth, UNKNOWN).astype(np.int32)
     return Bags(np.asarray(instances), View(rows, mask, np.maximum(instance_label.max(axis=1), 0), instance_label))
@@ -184,20 +184,31 @@ def _check_draw(label: np.ndarray, sizes: np.ndarray, positive_class: int) -> No
         raise InputError("positive_class", positive_class, f"expected one of the classes of the data, {known}")
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _draw_bags(key: Array, pool_size: int, bag_count: int, bag_size: int) -> Array:
+DRAWN_TOGETHER = 1024  # bags; one program serves any number of bags and any pool
+
+
+def _draw_bags(key: Array, pool_size: int, bag_count: int, bag_size: int) -> np.ndarray:
+    """Rows [B, K] of bags drawn uniformly."""
+    padded = bag_count + -bag_count % DRAWN_TOGETHER
+    keys = np.asarray(jax.random.key_data(jax.random.split(key, padded))).reshape(-1, DRAWN_TOGETHER, 2)
+    parts = [np.asarray(_draw_some(jnp.asarray(some), pool_size, bag_size)) for some in keys]
+    return np.concatenate(parts)[:bag_count]
+
+
+@partial(jax.jit, static_argnums=2)
+def _draw_some(key_data: Array, pool_size: Array, bag_size: int) -> Array:
     draw = partial(draw_without_repeats, pool_size=pool_size, count=bag_size)
-    return jax.vmap(draw)(jax.random.split(key, bag_count))
+    return jax.vmap(draw)(jax.random.wrap_key_data(key_data))
 
 
-def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int[Array, " count"]:
+def draw_without_repeats(key: Key[Array, ""], pool_size: int | Int[Array, ""], count: int) -> Int[Array, " count"]:
     """Draws `count` of `range(pool_size)` uniformly, without repeats, in uniformly random order.
 
     Floyd's algorithm (Bentley and Floyd 1987): time and memory grow with `count` alone, where a permutation of
     the pool would cost N for every bag. It draws a uniform set in an order that is not, hence the shuffle.
     """
     key_draw, key_order = jax.random.split(key)
-    tops = jnp.arange(pool_size - count, pool_size)
+    tops = pool_size - count + jnp.arange(count)
     draws = jax.random.randint(key_draw, (count,), 0, tops + 1)
 
     def insert(chosen: Array, slot: Array) -> tuple[Array, None]:
@@ -211,7 +222,7 @@ def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int
 # ---- a fixed share of positive bags ----
 
 
-def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, positive_share: float) -> Array:
+def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, positive_share: float) -> np.ndarray:
     """Rows [B, K] of bags of which a share is positive, in random order."""
     key_order, key_rows = jax.random.split(key)
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
@@ -220,7 +231,7 @@ def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, posit
     first = jnp.arange(len(sizes)) < round(positive_share * len(sizes))
     wanted = jax.random.permutation(key_order, first)
     keys = jax.random.split(key_rows, len(sizes))
-    return _draw_labelled_bags(keys, wanted, sizes, positives, negatives, int(sizes.max()))
+    return np.asarray(_draw_labelled_bags(keys, wanted, sizes, positives, negatives, int(sizes.max())))
 
 
 @partial(jax.jit, static_argnums=5)

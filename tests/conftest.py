@@ -7,7 +7,7 @@ lie apart from the others, in bags of 3.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,14 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from mil_jax.bags import Bags, bags_from_arrays, sample_bags, take  # noqa: E402
-from mil_jax.ensemble import Ensemble, Placement, fit_ensemble, member_keys  # noqa: E402
+from mil_jax.bags import Bags, bags_from_arrays, take  # noqa: E402
+from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys  # noqa: E402
+from mil_jax.errors import InputError  # noqa: E402
 from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
-from mil_jax.training import EpochInfo, FitConfig, FitState, Hyper  # noqa: E402
+from mil_jax.optimizer import Hyper  # noqa: E402
+from mil_jax.placement import Placement  # noqa: E402
+from mil_jax.sampling import sample_bags  # noqa: E402
+from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys  # noqa: E402
 
 FEATURES = 6
 
@@ -46,9 +50,7 @@ def make_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def draw_bags(seed: int, bag_count: int) -> Bags:
     """Up to 40 full bags of 3 from a pool of their own."""
     # Always 40, so that the draw is compiled once.
-    key, pool = jax.random.key(seed), make_pool(seed)
-    bags = sample_bags(key, *pool, bag_count=40, bag_size=3, positive_class=1)
-    return take(bags, np.arange(bag_count))
+    return take(sample_bags(jax.random.key(seed), *make_pool(seed), count=40), np.arange(bag_count))
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +88,16 @@ def sum_model() -> MIL:
     return build(ModelConfig(hidden=(8, 4), attention_units=5, head="sum"))
 
 
+def hyper_of(rate: float = 0.02, l2: float | None = 0.01, weights: Sequence[float] = (1, 1), **more: Any) -> Hyper:
+    """Hyperparameters of plain numbers."""
+    l2 = None if l2 is None else jnp.float32(l2)
+    return Hyper(jnp.float32(rate), l2, jnp.array(weights, jnp.float32), **more)
+
+
 @pytest.fixture(scope="session")
 def quick_hyper() -> Hyper:
     """A learning rate that gets somewhere within a few steps; unequal class weights."""
-    return Hyper(jnp.float32(0.02), jnp.float32(0.01), jnp.array([0.8, 1.5]))
+    return hyper_of(0.02, 0.01, (0.8, 1.5))
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +111,7 @@ class HostRun:
     """A run of `fit_ensemble` on one device, one member at a time, and what was seen on the way.
 
     Attributes:
-        keys: [S] of its members.
+        keys: of its members.
         ensemble: what came back.
         infos: of each epoch, all members [S].
         states: after each epoch, all members [S], as NumPy.
@@ -111,7 +119,7 @@ class HostRun:
         announcements: how often `on_compiled` was called.
     """
 
-    keys: jax.Array
+    keys: MemberKeys
     ensemble: Ensemble
     infos: list[EpochInfo]
     states: list[FitState]
@@ -128,7 +136,7 @@ def host_run(
     quick_hyper: Hyper,
 ) -> HostRun:
     """Three members, of which the second trains to the end and the others stop earlier."""
-    keys = member_keys(jax.random.key(0), 7)[jnp.array([0, 1, 6])]
+    keys = member(member_keys(jax.random.key(0), 7), np.array([0, 1, 6]))
     infos: list[EpochInfo] = []
     states: list[FitState] = []
     compiled: list[tuple[int, str]] = []
@@ -144,12 +152,15 @@ def host_run(
         states.append(jax.tree.map(np.array, state))
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
-    ensemble = fit_ensemble(
-        concat_model, keys, train_bags, val_bags, quick_config, quick_hyper, Placement(1, 1),
-        on_epoch=on_epoch, on_compiled=lambda: announced.append(len(infos)),
-    )  # fmt: skip
+    execution = Execution(Placement(1, 1), on_epoch=on_epoch, on_compiled=lambda: announced.append(len(infos)))
+    ensemble = fit_ensemble(concat_model, keys, train_bags, val_bags, quick_config, quick_hyper, execution)
     jax.monitoring.unregister_event_duration_listener(on_event)
     return HostRun(keys, ensemble, infos, states, compiled, len(announced))
+
+
+def member(tree: Any, i: Any) -> Any:
+    """A member's part of a tree whose arrays have the leading axis S, or the parts of several."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
 def assert_same_bits(one: Any, other: Any) -> None:
@@ -169,15 +180,37 @@ def assert_close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
     jax.tree.map(check, one, other)
 
 
+def message_of(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """The one line of the InputError that a call ends in."""
+    with pytest.raises(InputError) as error:
+        call(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def unchecked(record: type, **fields: Any) -> Any:
+    """A record made past the tests' type checker, as a user makes it."""
+    made = object.__new__(record)
+    for field in dataclasses.fields(record):
+        object.__setattr__(made, field.name, fields.get(field.name, field.default))
+    made.__post_init__()
+    return made
+
+
+def assert_parts(message: str, *parts: object) -> None:
+    for part in parts:
+        assert str(part) in message
+
+
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for MUSK1 in which a positive bag holds an instance whose first feature is large."""
+    """A table `stand_in.csv` in which a positive bag holds an instance whose first feature is large."""
     folder, draw, lines = tmp_path_factory.mktemp("classic"), np.random.default_rng(0), []
     for bag in range(24):
         for instance in range(1 + bag % 5):
             first = 3.0 if bag % 2 and not instance else draw.normal(0, 0.2)
             lines.append(f"{bag % 2},{bag},{first:.4f},{draw.normal():.4f},7\n")
-    (folder / "musk1.csv").write_text("".join(lines))
+    (folder / "stand_in.csv").write_text("".join(lines))
     return folder
 
 

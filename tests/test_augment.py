@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FEW_OPTIMISATIONS
+from conftest import FEW_OPTIMISATIONS, message_of
 
 from mil_jax import augment
 from mil_jax.augment import StainVariation
-from mil_jax.errors import InputError
 
 STILL = StainVariation(0.0, 0.0)
 STRONG = StainVariation(1.0, 0.5)
@@ -68,7 +67,8 @@ def test_padding_changes_no_instance():
 
 def test_a_bag_is_its_patches_one_by_one():
     bag, key = jnp.asarray(make_patches(8)), jax.random.key(5)
-    alone = [augment.augment_patch(jax.random.fold_in(key, slot), bag[slot], STRONG) for slot in range(3)]
+    augment_patch = jax.jit(augment.augment_patch, static_argnums=2, compiler_options=FEW_OPTIMISATIONS)
+    alone = [augment_patch(jax.random.fold_in(key, slot), bag[slot], STRONG) for slot in range(3)]
     np.testing.assert_allclose(augment_bag(key, bag, STRONG)[:3], jnp.stack(alone), atol=1e-6)
 
 
@@ -123,12 +123,11 @@ def test_reference_numbers_of_the_stains():
 
 
 def test_a_patch_that_is_not_square_is_refused():
-    with pytest.raises(InputError, match=r"patch = \(4, 5, 3\): .*as many rows as columns"):
-        augment.augment_patch(jax.random.key(0), jnp.zeros((4, 5, 3)))
+    message = message_of(augment.augment_patch, jax.random.key(0), jnp.zeros((4, 5, 3)))
+    assert message.startswith("patch = (4, 5, 3): ")
     assert augment.vary_stains(jax.random.key(0), jnp.zeros((4, 5, 3))).shape == (4, 5, 3)
 
 
 @pytest.mark.parametrize(("scale", "shift", "argument"), [(-0.1, 0.0, "scale"), (0.0, float("nan"), "shift")])
 def test_a_variation_below_zero_is_refused(scale, shift, argument):
-    with pytest.raises(InputError, match=f"{argument} = "):
-        StainVariation(scale, shift)
+    assert message_of(StainVariation, scale, shift).startswith(f"{argument} = ")

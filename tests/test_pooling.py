@@ -18,6 +18,7 @@ K, D, A = 6, 4, 5
 SEEDS = st.integers(0, 2**31 - 1)
 MASKS = st.lists(st.booleans(), min_size=K, max_size=K).map(np.array)
 MASKS_OF_SOME = MASKS.filter(np.any)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 assert_close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
 
@@ -78,19 +79,11 @@ def test_agrees_with_the_paper_on_the_instances_of_the_mask(gated, concat, seed,
     attention = np.zeros(K)
     attention[mask] = paper_attention(params, h[mask], gated)
     assert_close(out.attention, attention)
+    assert float(out.attention.sum()) == pytest.approx(1, abs=1e-6)
+    assert (np.asarray(out.attention) > 0).tolist() == mask.tolist(), "0 elsewhere"
     weighted = attention[:, None] * h
     expected = weighted.ravel() if concat else weighted.sum(axis=0)
     assert_close(out.embedding, expected)
-
-
-@every_kind
-@settings(deadline=None, max_examples=20)
-@given(seed=SEEDS, mask=MASKS_OF_SOME)
-def test_weights_sum_to_one_over_the_mask_and_are_zero_elsewhere(gated, concat, seed, mask):
-    attention = pooling(gated, concat)(draw_params(seed, gated), draw_embeddings(seed), mask).attention
-    assert np.sum(attention) == pytest.approx(1, abs=1e-6)
-    assert np.all(np.asarray(attention)[mask] > 0)
-    np.testing.assert_array_equal(np.asarray(attention)[~mask], 0)
 
 
 @every_kind
@@ -126,9 +119,8 @@ def test_empty_slots_have_gradient_zero(gated, concat, seed, mask):
 
 
 @every_kind
-@pytest.mark.parametrize("extra", [1, 7])
-def test_extra_padding_changes_nothing(gated, concat, extra):
-    params, h = draw_params(3, gated), draw_embeddings(3)
+def test_extra_padding_changes_nothing(gated, concat):
+    params, h, extra = draw_params(3, gated), draw_embeddings(3), 7
     mask = np.array([True, True, False, True, True, True])
     short = pooling(gated, concat)(params, h, mask)
     long_h = np.concatenate([h, np.full((extra, D), 9, np.float32)])
@@ -177,22 +169,6 @@ def test_gradients_agree_with_finite_differences(gated, concat):
         check_grads(outputs, (params, h), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
 
 
-def test_one_instance_gets_all_the_weight():
-    mask = np.eye(K, dtype=bool)[2]
-    h = draw_embeddings(5)
-    out = pooling(True, False)(draw_params(5, True), h, mask)
-    np.testing.assert_array_equal(out.attention, mask)
-    assert_close(out.embedding, h[2])
-
-
-def test_the_gate_matters():
-    params, h, mask = draw_params(2, True), draw_embeddings(2), np.ones(K, bool)
-    ungated = {name: params[name] for name in ("V", "w")}
-    a = pooling(True, False)(params, h, mask).attention
-    b = pooling(False, False)(ungated, h, mask).attention
-    assert np.abs(a - b).max() > 0.01
-
-
 # ---- poolings without parameters, and attention in chunks ----
 
 KINDS = [*(EmbeddingPooling(kind) for kind in ("mean", "max", "lse")),
@@ -210,12 +186,17 @@ def by_definition(module: Any, h: np.ndarray) -> np.ndarray:
     return np.log(joined / (1 - joined))
 
 
+@cache
+def without_parameters(module: Any) -> Callable[..., Any]:
+    return jax.jit(lambda h, mask: module.apply({}, h, mask))
+
+
 @each_kind
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, mask=MASKS_OF_SOME, order=st.permutations(range(K)))
 def test_every_pooling_is_its_definition_whatever_the_order_and_the_empty_slots(module, seed, mask, order):
     h, order = draw_embeddings(seed), np.array(order)
-    pool = lambda h, mask: module.apply({}, jnp.asarray(h), jnp.asarray(mask))  # noqa: E731
+    pool = without_parameters(module)
     out = pool(h, mask)
     np.testing.assert_allclose(out.embedding, by_definition(module, h[mask]), rtol=1e-4, atol=1e-4)
     assert_close(out.attention.sum(), 1)
@@ -230,19 +211,18 @@ def test_every_pooling_is_its_definition_whatever_the_order_and_the_empty_slots(
 @each_kind
 def test_no_pooling_gives_nan(module):
     """Not for a bag with no instance, not for extreme log odds, and not in the gradient."""
-    nothing, held = module.apply({}, jnp.ones((K, D)), jnp.zeros(K, bool)), jnp.arange(K) < 4
-    assert not np.asarray(nothing.embedding).any()
-    assert not np.asarray(nothing.attention).any()
-    for value in (-80.0, 0.0, 80.0):
-        h = jnp.full((K, D), value)
-        gradient = jax.grad(lambda h: module.apply({}, h, held).embedding.sum())(h)
-        assert np.isfinite(module.apply({}, h, held).embedding).all()
-        assert np.isfinite(gradient).all()
-        assert not np.asarray(gradient)[4:].any()
+    pool, held = without_parameters(module), np.arange(K) < 4
+    gradient_of = jax.jit(jax.grad(lambda h: pool(h, held).embedding.sum()))
+    nothing = pool(np.ones((K, D), np.float32), np.zeros(K, bool))
+    assert not np.asarray(nothing.embedding).any() and not np.asarray(nothing.attention).any()
+    for value in (-80, 0, 80):
+        h = np.full((K, D), value, np.float32)
+        gradient = np.asarray(gradient_of(h))
+        assert np.isfinite(pool(h, held).embedding).all() and np.isfinite(gradient).all()
+        assert not gradient[4:].any()
 
 
-@pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("chunk", [1, 4, K, 100])
+@pytest.mark.parametrize(("gated", "chunk"), [(True, 1), (False, 4), (True, 100)])
 def test_chunks_change_no_result_and_no_gradient(gated, chunk):
     params = jax.tree.map(jnp.asarray, draw_params(5, gated))
     h, mask = jnp.asarray(30 * draw_embeddings(5)), jnp.array([True, True, False, True, True, False])
@@ -253,10 +233,9 @@ def test_chunks_change_no_result_and_no_gradient(gated, chunk):
             joined = jnp.concatenate([out.embedding, out.attention])
             return joined @ jnp.cos(jnp.arange(1.0, 1 + len(joined))), out
 
-        return jax.grad(uneven_sum, argnums=(0, 1), has_aux=True)(params, h)
+        return jax.jit(jax.grad(uneven_sum, argnums=(0, 1), has_aux=True))(params, h)
 
     dense, chunked = both(AttentionPooling(A, gated)), both(AttentionPooling(A, gated, chunk=chunk))
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), dense, chunked)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), dense, chunked)
     nothing: Any = AttentionPooling(A, gated, chunk=chunk).apply({"params": params}, h, jnp.zeros(K, bool))
-    assert not np.asarray(nothing.embedding).any()
-    assert not np.asarray(nothing.attention).any()
+    assert not np.asarray(nothing.embedding).any() and not np.asarray(nothing.attention).any()
