@@ -11,7 +11,8 @@ from conftest import assert_parts, assert_same_bits, message_of, unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.bags import Bags, InstanceKind, Scaler, bags_from_arrays, pad
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, InstanceKind, Scaler, pad
 from mil_jax.losses import Classes
 from mil_jax.model import (
     POOLINGS,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.bags import ABSENT, Bags, bags_from_arrays
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import ABSENT, Bags
 from mil_jax.errors import InputError
 from mil_jax.protocols import choose_threshold, cross_validation, estimate, own_bags, pool_repeats, split_bags
 
