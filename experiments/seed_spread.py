@@ -6,83 +6,99 @@ together, and compares the standard deviations of what the members score on the 
     python experiments/seed_spread.py --dataset mnist
 """
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mnist_bags
+import jax
 import numpy as np
 
-from mil_jax import cli, runs
-from mil_jax.cli import Compute, ComputeOptions
-from mil_jax.errors import InputError
+from mil_jax import datasets
+from mil_jax.bags import stack_bags
+from mil_jax.errors import InputError, check_whole
+from mil_jax.model import ModelConfig
+from mil_jax.optimizer import HyperConfig
+from mil_jax.run import cli
+from mil_jax.run.config import DataConfig, Problem, RunConfig
+from mil_jax.run.experiment import run_bags
+from mil_jax.run.saved import load_finished
+from mil_jax.run.screen import print_table, say
+from mil_jax.run.study import StudyConfig, begin, open_study
+from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.text import Table
+from mil_jax.training import FitConfig
 
 SCORES = ("test_auc", "test_accuracy", "test_loss", "instance_hit_at_1", "positive_bags_normalized_entropy")
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of the experiment; what is not here is as in mnist_bags."""
+class Run(RunConfig):
+    """Options of the run of one ensemble, as mnist_bags has them."""
+
+    data: DataConfig = DataConfig()
+    bags: BagsConfig = BagsConfig()
+
+
+@dataclass(frozen=True)
+class Config(StudyConfig):
+    """Options of the experiment; in `out`, each ensemble has a run folder of its own."""
 
     members: int = 64
     """Members of each ensemble."""
     vary: tuple[str, ...] = ("init", "order", "bags", "init,order,bags")
     """What differs between the members of each ensemble."""
-    seed: int = 0
-    """Decides everything that is drawn."""
-    dataset: str = "mnist-sample"
-    """As in mnist_bags."""
-    data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps prepared sets."""
-    manual_dir: Path | None = None
-    """A folder, only read, with the canonical .gz files."""
-    train_bags: int = 1000
-    """Bags to learn from."""
-    val_bags: int = 300
-    """Bags that early stopping looks at."""
-    test_bags: int = 3000
-    """Bags that nothing is chosen on."""
-    epochs: int = 20
-    """The most epochs that a member trains for."""
-    out: Path | None = None
-    """The folder of results, with a run folder for each ensemble; a new one under runs/seed_spread where not given."""
-    compute: ComputeOptions = field(default=Compute())
+    data: DataConfig = DataConfig()
+    bags: BagsConfig = BagsConfig(test_bags=3000)
+    model: ModelConfig = ModelConfig()
+    hyper: HyperConfig = HyperConfig()
+    fit: FitConfig = FitConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("members", self.members, 2)  # or there is no spread
+        if not self.vary or len(set(self.vary)) < len(self.vary):
+            raise InputError("vary", self.vary, "expected one or more different ones")
+        for parts in self.vary:
+            self.run(parts, Path("run"))
+
+    def run(self, parts: str, out: Path) -> Run:
+        """The run whose members differ in `parts`."""
+        same = {name: getattr(self, name) for name in ("seed", "members", "model", "hyper", "fit", "compute")}
+        return Run(**same, vary=parts, plot_bags=0, out=out / parts.replace(",", "-"), data=self.data, bags=self.bags)
 
 
 def main(config: Config) -> Path:
     """Runs the ensembles and returns the folder of results."""
-    out = config.out or mnist_bags.default_out("seed_spread", config)
-    if config.members < 2:
-        raise InputError("members", config.members, "a spread needs at least 2")
-    for parts in config.vary:
-        mnist_bags.check(problem(config, parts, out))
-    cli.start_jax(config.compute, config.members)
-    options = dataclasses.asdict(config)
-    del options["compute"]
-    if config.compute.resume:
-        raise InputError("resume", True, "resume the run folder of one ensemble by mnist_bags, or start anew")
-    with runs.open_run(out, {"experiment": "seed_spread", "options": options}, {}, can_resume=False) as run:
-        results = {parts: scores_of(mnist_bags.main(problem(config, parts, out))) for parts in config.vary}
-        rows = [row for parts, scores in results.items() for row in spread_rows(parts, scores)]
+    study = begin("seed_spread", __doc__, config, config.members)
+    data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
+    shared, own = draw(config, data)
+    with open_study(study, {"name": data.name, "content_hash": data.content_hash}) as run:
+        rows: list[dict[str, Any]] = []
+        for parts in config.vary:
+            splits = own if "bags" in parts.split(",") else shared
+            problem = Problem(data.name, splits, content_hash=data.content_hash, experiment="mnist_bags")
+            rows += spread_rows(parts, scores_of(run_bags(config.run(parts, study.out), problem)))
         run.write_csv("results.csv", rows)
         run.write_json("summary.json", {"rows": rows})
-    print_results(rows, config, out)
-    return out
+    print_results(rows, config.members)
+    say(f"folder: {study.out}")
+    return study.out
 
 
-def problem(config: Config, parts: str, out: Path) -> mnist_bags.Config:
-    """The run of mnist_bags whose members differ in `parts`."""
-    shared = {each.name for each in dataclasses.fields(mnist_bags.Config)} - {"out", "vary"}
-    values = {name: value for name, value in vars(config).items() if name in shared}
-    return mnist_bags.Config(**values, vary=parts, plot_bags=0, out=out / parts.replace(",", "-"))
+def draw(config: Config, data: datasets.Dataset) -> tuple[Splits, Splits]:
+    """The bags where all members share them, and where every member has its own draw of training bags."""
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    shared = sample_splits(key, data, config.bags)
+    if not any("bags" in parts.split(",") for parts in config.vary):
+        return shared, shared
+    keys = [jax.random.fold_in(key, member) for member in range(config.members)]
+    return shared, shared._replace(train=stack_bags([sample_splits(key, data, config.bags).train for key in keys]))
 
 
 def scores_of(run: Path) -> dict[str, np.ndarray]:
-    """What the members of a run scored, [S] each."""
-    members = json.loads((run / "summary.json").read_text())["members"]
+    """What the members of a run scored that have not diverged, [S] each."""
+    members = [member for member in load_finished(run).summary.members if not member["diverged"]]
     return {name: np.array([member[name] for member in members]) for name in SCORES}
 
 
@@ -100,16 +116,16 @@ def spread_rows(parts: str, scores: dict[str, np.ndarray]) -> list[dict[str, Any
     return rows
 
 
-def print_results(rows: list[dict[str, Any]], config: Config, out: Path) -> None:
+def print_results(rows: list[dict[str, Any]], members: int) -> None:
+    """A table for each score."""
     for name in SCORES:
         cells = [
             (row["varied"], *(f"{row[part]:.5f}" for part in ("mean", "standard_deviation", "low", "high")))
             for row in rows
             if row["score"] == name
         ]  # fmt: skip
-        title = f"{name.replace('_', ' ')}, {config.members} members on the same test bags"
-        cli.print_table(title, ("varied", "mean", "standard deviation", "95 % from", "to"), cells)
-    cli.say(f"folder: {out}")
+        title = f"{name.replace('_', ' ')}, {members} members on the same test bags"
+        print_table(Table(title, ("varied", "mean", "standard deviation", "95 % from", "to"), cells))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Which learning rate and which L2 strength? A grid of them times seeds, as one compiled program.
 
 Hyperparameters are arrays, so every point of the grid and every seed is a member of one ensemble. The point is chosen
-by the mean validation loss over its seeds; the test bags judge the chosen point, and take no part in choosing it.
+by the mean validation loss over its seeds; the test bags judge the chosen point, and take no part in choosing it. A
+seed that diverged is in no mean, and its point is chosen only where no other has fewer such seeds.
 
     python experiments/sweep.py
     python experiments/sweep.py --one-by-one      (also times the same runs one after the other)
@@ -16,21 +17,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mnist_bags
 import numpy as np
 
-from mil_jax import cli, datasets, ensemble, evaluation, plots, recording, runs, training
-from mil_jax.bags import Splits
-from mil_jax.cli import Compute, ComputeOptions
-from mil_jax.ensemble import Ensemble
-from mil_jax.errors import InputError
-from mil_jax.evaluation import Evaluation
-from mil_jax.training import Hyper
+from mil_jax import datasets, plots
+from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys, predict
+from mil_jax.errors import InputError, RunError, check_number, check_whole
+from mil_jax.evaluation import evaluate_members, mean_and_spread
+from mil_jax.model import MIL, ModelConfig, build
+from mil_jax.optimizer import Hyper, make_hyper
+from mil_jax.placement import Placement
+from mil_jax.run import cli
+from mil_jax.run.config import Compute, DataConfig, aside, check_out, check_seed, settings
+from mil_jax.run.experiment import default_out
+from mil_jax.run.fit import Task, fit_recorded
+from mil_jax.run.folder import RunFolder, check_free, open_run
+from mil_jax.run.processes import placement_of, start_jax
+from mil_jax.run.screen import Stopwatch, print_table, say
+from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.text import Table, with_error
+from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
 class Config:
-    """Options of the sweep; what is not here is as in mnist_bags."""
+    """Options of the sweep.
+
+    Raises:
+        InputError: a value out of range.
+    """
 
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3)
     """Learning rates of Adam, the rows of the grid."""
@@ -42,133 +56,118 @@ class Config:
     """0 for no class weights, 1 for total / (2 * count), between for a part of the way."""
     seed: int = 0
     """Decides the bags and the members' keys; all points of the grid share them."""
-    dataset: str = "mnist-sample"
-    """As in mnist_bags."""
-    data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps prepared sets."""
-    manual_dir: Path | None = None
-    """A folder, only read, with the canonical .gz files."""
-    train_bags: int = 1000
-    """Bags to learn from."""
-    val_bags: int = 300
-    """Bags that the epoch and the point are chosen on."""
-    test_bags: int = 1000
-    """Bags that nothing is chosen on."""
-    epochs: int = 20
-    """The most epochs that a member trains for."""
-    patience: int = 10
-    """A member stops after this many epochs without a better validation loss."""
+    data: DataConfig = DataConfig()
+    bags: BagsConfig = BagsConfig()
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
     one_by_one: bool = False
     """Also time the same runs one after the other, a fit for each."""
-    out: Path | None = None
+    out: Path | None = aside(None)
     """The run folder; a new one under runs/sweep where not given."""
-    compute: ComputeOptions = Compute()
+    compute: Compute = aside(Compute())
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_out(self.out)
+        check_whole("members", self.members, 1)
+        check_number("class_weight_strength", self.class_weight_strength, 0)
+        for name in ("learning_rates", "l2"):
+            if not getattr(self, name):
+                raise InputError(name, getattr(self, name), "expected one or more numbers")
+        for rate in self.learning_rates:
+            check_number("learning_rates", rate, 0, 1e3, ends="(]")
+        for l2 in self.l2:
+            check_number("l2", l2, 0)
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """The points: learning rate and L2 strength."""
+        return list(itertools.product(self.learning_rates, self.l2))
 
 
 def main(config: Config) -> Path:
     """Runs the sweep and returns its run folder."""
-    watch = cli.Stopwatch()
-    out = config.out or mnist_bags.default_out("sweep", config)
-    check(config, out)
-    grid = list(itertools.product(config.learning_rates, config.l2))
-    fits = len(grid) * config.members
-    cli.start_jax(config.compute, fits)
-    base = problem(config)
-    data = datasets.load(config.dataset, config.data_dir, config.manual_dir)
+    watch, points = Stopwatch(), len(config.grid)
+    fits = points * config.members
+    out = Path(config.out or default_out("sweep", config.data.dataset, config.seed))
+    if not config.compute.resume:
+        check_free(out)
+    start_jax(config.compute, fits)
+    data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
     key_bags, key_members = jax.random.split(jax.random.key(config.seed))
-    splits = mnist_bags.draw_bags(key_bags, data, base)
-    hyper = grid_hyper(config, grid, splits)
+    splits = sample_splits(key_bags, data, config.bags)
     # The same seeds at every point, so that points differ by their hyperparameters alone.
-    keys = jnp.tile(ensemble.member_keys(key_members, config.members), len(grid))
-    mil = mnist_bags.build_model(base)
-    with runs.open_run(out, describe(config, data), mnist_bags.describe_how(base), config.compute.resume) as run:
-        cli.say(f"{len(grid)} points of the grid x {config.members} seeds = {fits} fits in one program")
-        trained = recording.fit_recorded(
-            run, config.compute, watch, mil, keys, splits.train, splits.val, mnist_bags.fit_config(base), hyper
-        )
-        judged = {
-            name: evaluation.evaluate_members(ensemble.predict_ensemble(mil, trained.params, part), part)
-            for name, part in (("val", splits.val), ("test", splits.test))
-        }
-        rows = tabulate(grid, config.members, judged)
-        seconds = watch.read() | (time_one_by_one(config, mil, keys, splits, hyper) if config.one_by_one else {})
-        report(run, config, rows, trained, seconds)
+    keys = jax.tree.map(lambda keys: jnp.tile(keys, points), member_keys(key_members, config.members))
+    task = Task(build(config.model), keys, splits.train, splits.val, config.fit, grid_hyper(config, splits))
+    with open_run(out, *describe(config, data), config.compute.resume) as run:
+        say(f"{points} points of the grid x {config.members} seeds = {fits} fits in one program")
+        trained = fit_recorded(run, task, config.compute, watch)
+        rows = tabulate(config, task.model, trained, splits)
+        seconds = watch.read() | (time_one_by_one(task) if config.one_by_one else {})
+        write(run, config, rows, trained, seconds)
         run.drop_progress()
     print_results(rows, seconds, out)
     return out
 
 
-def check(config: Config, out: Path) -> None:
-    """Refuses options that no later step would name well."""
-    if not config.learning_rates or min(config.learning_rates) <= 0:
-        raise InputError("learning_rates", config.learning_rates, "give one or more positive numbers")
-    if not config.l2 or min(config.l2) < 0:
-        raise InputError("l2", config.l2, "give one or more numbers of 0 or more")
-    if not config.class_weight_strength >= 0:
-        raise InputError("class_weight_strength", config.class_weight_strength, "use 0 or more")
-    mnist_bags.check(problem(config))
-    if not config.compute.resume:
-        runs.check_free(out)
+def describe(config: Config, data: datasets.Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `config.json` says: what decides the results, and what does not."""
+    options, how = settings(config)
+    content = {"name": data.name, "content_hash": data.content_hash}
+    model = dataclasses.asdict(config.model)
+    return {"experiment": "sweep", "options": options, "model": model, "data": content}, how
 
 
-def problem(config: Config) -> mnist_bags.Config:
-    """The problem and the model of mnist_bags."""
-    shared = {field.name for field in dataclasses.fields(mnist_bags.Config)} - {"l2"}
-    values = {name: value for name, value in vars(config).items() if name in shared}
-    return mnist_bags.Config(**values)
-
-
-def describe(config: Config, data: datasets.Dataset) -> dict[str, Any]:
-    description = mnist_bags.describe(problem(config), data)
-    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in mnist_bags.NOT_RESULTS}
-    return description | {"experiment": "sweep", "options": options}
-
-
-def grid_hyper(config: Config, grid: list[tuple[float, float]], splits: Splits) -> Hyper:
+def grid_hyper(config: Config, splits: Splits) -> Hyper:
     """The hyperparameters of all members, [points * seeds]."""
-    rate, l2 = np.repeat(np.array(grid, np.float32), config.members, axis=0).T
-    balanced = training.make_hyper(splits.train).class_weight
+    rate, l2 = np.repeat(np.array(config.grid, np.float32), config.members, axis=0).T
+    balanced = make_hyper(splits.train).class_weight
     weight = 1 + config.class_weight_strength * (balanced - 1)
     return Hyper(jnp.asarray(rate), jnp.asarray(l2), jnp.tile(weight, (len(rate), 1)))
 
 
-def tabulate(grid: list[tuple[float, float]], members: int, judged: dict[str, Evaluation]) -> list[dict[str, float]]:
-    """A row per point: mean and standard error over its seeds."""
+def tabulate(config: Config, mil: MIL, trained: Ensemble, splits: Splits) -> list[dict[str, Any]]:
+    """A row per point: mean and standard error over its seeds, and how many of them diverged."""
+    placement = placement_of(config.compute, trained.members.count)
+    val, test = (
+        evaluate_members(predict(mil, trained.members, part, placement), part) for part in (splits.val, splits.test)
+    )
     columns = {
-        "val_loss": judged["val"].bags.loss, "val_accuracy": judged["val"].bags.accuracy,
-        "test_loss": judged["test"].bags.loss, "test_accuracy": judged["test"].bags.accuracy,
-        "test_auc": judged["test"].bags.auc, "hit_at_1": judged["test"].positive.hit_at_1,
-        "normalized_entropy": judged["test"].positive.normalized_entropy,
+        "val_loss": val.bags.loss, "val_accuracy": val.bags.accuracy, "test_loss": test.bags.loss,
+        "test_accuracy": test.bags.accuracy, "test_auc": test.bags.auc, "hit_at_1": test.positive.hit_at_1,
+        "normalized_entropy": test.positive.normalized_entropy,
     }  # fmt: skip
+    if not trained.best_epoch.any():
+        raise RunError("training diverged at all points of the grid: try lower learning rates")
     rows = []
-    for i, (rate, l2) in enumerate(grid):
-        row: dict[str, float] = {"learning_rate": rate, "l2": l2}
+    for i, (rate, l2) in enumerate(config.grid):
+        of_point = slice(i * config.members, (i + 1) * config.members)
+        kept = trained.best_epoch[of_point] > 0
+        row: dict[str, Any] = {"learning_rate": rate, "l2": l2}
         for name, values in columns.items():
-            mean, spread = evaluation.mean_and_spread(np.asarray(values)[i * members : (i + 1) * members])
-            row |= {name: mean, f"{name}_se": spread / members**0.5}
-        rows.append(row)
+            mean, spread = mean_and_spread(np.asarray(values)[of_point][kept])
+            row |= {name: mean, f"{name}_se": spread / max(kept.sum(), 1) ** 0.5}
+        rows.append(row | {"diverged": config.members - int(kept.sum())})
     return rows
 
 
-def chosen(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The point with the lowest mean validation loss."""
-    return min(rows, key=lambda row: row["val_loss"])
+def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the points where the fewest seeds diverged, the one with the lowest mean validation loss."""
+    return min(rows, key=lambda row: (row["diverged"], row["val_loss"]))
 
 
-def time_one_by_one(config: Config, mil: Any, keys: jax.Array, splits: Splits, hyper: Hyper) -> dict[str, float]:
+def time_one_by_one(task: Task) -> dict[str, float]:
     """Seconds of the same fits one after the other on one device, the program compiled once."""
-    one = ensemble.Placement(devices=1, together=1)
-    started = time.perf_counter()
-    for i, key in enumerate(keys):
-        own = jax.tree.map(lambda leaf, i=i: leaf[i], hyper)
-        ensemble.fit_ensemble(
-            mil, key[None], splits.train, splits.val, mnist_bags.fit_config(problem(config)), own, one
-        )  # fmt: skip
+    started, execution = time.perf_counter(), Execution(Placement(devices=1, together=1))
+    for i in range(task.members):
+        keys = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], task.keys)
+        hyper = jax.tree.map(lambda leaf, i=i: leaf[i], task.hyper)
+        fit_ensemble(task.model, keys, task.train, task.val, task.config, hyper, execution)
     return {"one_by_one": time.perf_counter() - started}
 
 
-def report(
-    run: runs.RunFolder, config: Config, rows: list[dict[str, float]], trained: Ensemble, seconds: dict[str, float]
+def write(
+    run: RunFolder, config: Config, rows: list[dict[str, Any]], trained: Ensemble, seconds: dict[str, float]
 ) -> None:
     """Writes the table, the heat maps and the summary."""
     run.write_csv("results.csv", rows)
@@ -181,26 +180,25 @@ def report(
     run.write_json("summary.json", summary)
 
 
-def print_results(rows: list[dict[str, float]], seconds: dict[str, float], out: Path) -> None:
+def print_results(rows: list[dict[str, Any]], seconds: dict[str, float], out: Path) -> None:
+    """The table, the chosen point, and the seconds."""
     names = ("val_loss", "test_accuracy", "test_auc", "hit_at_1", "normalized_entropy")
-    cells = [
-        [
-            f"{row['learning_rate']:g}",
-            f"{row['l2']:g}",
-            *(f"{row[name]:.4f} ± {row[f'{name}_se']:.4f}" for name in names),
-        ]
-        for row in rows
-    ]
-    titles = ("learning rate", "L2", *(name.replace("_", " ") for name in names))
-    cli.print_table("Mean ± standard error over seeds", titles, cells, "normalized entropy: on positive test bags")
+    score = lambda row, name: with_error(row[name], row[f"{name}_se"], digits=4)  # noqa: E731
+    cells = [[f"{row['learning_rate']:g}", f"{row['l2']:g}", *(score(row, name) for name in names)] for row in rows]
+    columns = ("rate", "L2", "val loss", "test accuracy", "test AUC", "hit@1", "entropy")
+    note = "rate: of learning; entropy: of the attention, as a share of log K, on positive test bags"
+    print_table(Table("Mean ± standard error over seeds", columns, cells, note))
+    for row in rows:
+        if row["diverged"]:
+            say(f"warning: learning rate {row['learning_rate']:g}, L2 {row['l2']:g}: {row['diverged']} seeds diverged")
     best = chosen(rows)
-    cli.say(
+    say(
         f"lowest validation loss: learning rate {best['learning_rate']:g}, L2 {best['l2']:g}; "
-        f"there, test accuracy {best['test_accuracy']:.4f} ± {best['test_accuracy_se']:.4f}"
+        f"there, test accuracy {score(best, 'test_accuracy')}"
     )
-    cli.say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    cli.say(f"run folder: {out}")
+    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    say(f"run folder: {out}")
 
 
 if __name__ == "__main__":
-    cli.command(Config, main, __doc__, runs.saved_options)
+    cli.command(Config, main, __doc__)

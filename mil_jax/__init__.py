@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return run_bags
     if name == "plots":
-        from mil_jax import plots
+        import mil_jax.plots as plots  # `from mil_jax import plots` would ask this function again
 
         return plots
     raise AttributeError(f"module 'mil_jax' has no attribute {name!r}")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mil_jax.datasets import BagSet
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import LARGEST, InputError, as_array, check_whole, checked
 from mil_jax.record import record, static
 
 UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
@@ -151,11 +151,10 @@ def _bytes_or_floats(number: int, values: object) -> np.ndarray:
 def _class_numbers(arrays: list[np.ndarray], labels: object) -> np.ndarray:
     if not arrays:
         raise InputError("bags", [], "expected at least one bag")
-    label = np.asarray(labels)
+    label = as_array("labels", labels, whole=True)
     if label.shape != (len(arrays),):
         raise InputError("labels", label.shape, f"expected one for each of the {len(arrays)} bags")
-    whole = np.issubdtype(label.dtype, np.integer) or label.dtype == bool
-    if not whole or label.min() < 0 or label.max() > np.iinfo(np.int32).max:
+    if label.min() < 0 or label.max() > LARGEST:
         raise InputError("labels", label.tolist()[:5], "expected whole numbers 0, 1, …")
     return label.astype(np.int32)
 
@@ -186,6 +185,7 @@ def _join_instance_labels(instance_labels: Sequence[np.ndarray], sizes: np.ndarr
     return joined.astype(np.int32)
 
 
+@checked
 def bags_from_set(data: BagSet) -> Bags:
     """The bags of a data set whose instances stand bag by bag."""
     return _bag_by_bag(data.x, np.asarray(data.sizes), data.label, data.instance_label)
@@ -218,6 +218,7 @@ def gather(
     return instances if scaler is None else (instances - scaler.mean) * scaler.factor
 
 
+@checked
 def fit_scaler(bags: Bags) -> Scaler:
     """Mean and standard deviation of each feature over the instances of the bags, each as often as it is in one.
 
@@ -227,6 +228,7 @@ def fit_scaler(bags: Bags) -> Scaler:
     Raises:
         InputError: the pool does not hold features [N, F].
     """
+    check_bags("bags", bags)
     if bags.pool.ndim != 2 or bags.kind.pixels:
         raise InputError("pool", f"{bags.pool.dtype} {bags.pool.shape}", "expected features [N, F] of floats")
     pool, rows, mask = np.asarray(bags.pool, np.float64), np.asarray(bags.rows), np.asarray(bags.mask)
@@ -245,22 +247,22 @@ def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # ---- other views of the same pool ----
 
 
+@checked
 def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
     """The bags at `index` [M], in that order; the pool stays whole and shared.
 
     Raises:
         InputError: an index that is no whole number from 0 to B - 1.
     """
-    at, count = np.asarray(index), len(bags.label)
+    at, count = as_array("index", index, whole=True), len(bags.label)
     if bags.by_member:
         raise InputError("bags", bags.rows.shape, "expected bags that all members share")
-    if at.ndim != 1 or not np.issubdtype(at.dtype, np.integer):
-        raise InputError("index", f"{at.dtype} {at.shape}", "expected a list of whole numbers")
     if at.size and not 0 <= at.min() <= at.max() < count:
         raise InputError("index", int(at.max() if at.max() >= count else at.min()), f"expected 0 to {count - 1}")
     return Bags(bags.pool, jax.tree.map(lambda leaf: np.asarray(leaf)[at], bags.view))
 
 
+@checked
 def pad(bags: Bags, bag_size: int) -> Bags:
     """The same bags with empty slots at the end, up to `bag_size` slots.
 
@@ -278,14 +280,15 @@ def pad(bags: Bags, bag_size: int) -> Bags:
     return Bags(bags.pool, view)
 
 
+@checked
 def stack_bags(draws: Sequence[Bags]) -> Bags:
     """Bags that differ by member: S draws from one pool become `Bags` whose view has a leading axis S.
 
     Raises:
         InputError: no draws, draws from different pools or of different shapes.
     """
-    if not draws:
-        raise InputError("draws", [], "expected the bags of at least one member")
+    if not draws or not all(isinstance(draw, Bags) for draw in draws):
+        raise InputError("draws", str(draws)[:80], "expected the bags of at least one member")
     if len({draw.rows.shape for draw in draws}) != 1:
         shapes = sorted({draw.rows.shape for draw in draws})
         raise InputError("draws", shapes, "expected as many bags and slots for every member: pad them")

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mil_jax import metrics
 from mil_jax.bags import Bags
-from mil_jax.errors import check_whole
+from mil_jax.errors import check_whole, checked
 from mil_jax.evaluation import Evaluation, check_predicted, flatten, judge
 from mil_jax.model import Prediction
 from mil_jax.record import record
@@ -46,6 +46,7 @@ class Disagreement:
     uncertainty_auc: jax.Array
 
 
+@checked
 def disagreement(
     predicted: Prediction, bags: Bags, members: Bool[np.ndarray | Array, " S"] | None = None
 ) -> Disagreement:
@@ -103,6 +104,7 @@ def disjoint_subsets(members: int, size: int) -> Bool[np.ndarray, "R S"]:
     return np.arange(members) // size == np.arange(members // size)[:, None]
 
 
+@checked
 def judge_subsets(predicted: Prediction, bags: Bags, subsets: Bool[np.ndarray | Array, "R S"]) -> Evaluation:
     """Judges the ensembles that subsets of the members form; fields are [R].
 
@@ -133,6 +135,7 @@ def sizes_up_to(members: int) -> tuple[int, ...]:
     return (*(2**i for i in range(members.bit_length()) if 2**i < members), members)
 
 
+@checked
 def gains(
     predicted: Prediction,
     bags: Bags,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mil_jax.bags import ABSENT, Bags, Values, View, check_bags
 from mil_jax.buckets import bucket_widths, sizes_of, with_widths
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_whole, checked
 from mil_jax.model import MIL, Members, Prediction, check_full, check_members, joins, param_shapes
 from mil_jax.optimizer import Hyper, by_member, make_hyper
 from mil_jax.placement import (
@@ -106,8 +106,10 @@ class Execution:
 # ---- keys ----
 
 
+@checked
 def member_keys(key: Key[Array, ""], members: int) -> MemberKeys:
     """Keys of members 0 … S - 1; those of member i do not depend on how many there are."""
+    check_whole("members", members, 1)
     return _member_keys(key, np.arange(members))
 
 
@@ -124,6 +126,7 @@ def same_for_all(keys: Key[Array, " S"]) -> Key[Array, " S"]:
 # ---- training ----
 
 
+@checked
 def fit_ensemble(
     model: MIL,
     keys: MemberKeys,
@@ -259,6 +262,7 @@ def place(hyper: Hyper, train: Bags, val: Bags, placement: Placement) -> tuple[A
     return shared, put_members((hyper, train_own, val_own), placement)
 
 
+@checked
 def init_members(
     model: MIL, keys: MemberKeys, train: Bags, config: FitConfig = FitConfig(), placement: Placement | None = None
 ) -> FitState:
@@ -421,6 +425,7 @@ def best_members(state: FitState, members: int, hyper: Hyper, train: Bags) -> Me
 # ---- prediction ----
 
 
+@checked
 def predict(model: MIL, members: Members, bags: Bags, placement: Placement | None = None) -> Prediction:
     """Predictions of all members: probabilities [S, B, C] and attention weights [S, B, K], as NumPy.
 
@@ -457,6 +462,7 @@ def _predict_members(model: MIL, placement: Placement, shared: Shared, own: Any)
     return on_members(on_device, placement)(shared, own)
 
 
+@checked
 def average(predicted: Prediction) -> Prediction:
     """The ensemble's prediction: the mean over members of probabilities [B, C] and attention [B, K].
 

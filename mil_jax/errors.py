@@ -1,9 +1,19 @@
 """The errors that people see, the same for a library user and a command; and checks of plain values."""
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import jax
 import numpy as np
+from jaxtyping import AbstractArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -24,15 +34,18 @@ class RunError(Exception):
     """A run that cannot go on, through no fault of its input: the message says what is kept and what to do."""
 
 
-def check_whole(argument: str, value: object, least: int, most: int | None = None) -> None:
-    """Refuses what is not a whole number from `least` (to `most`).
+LARGEST = 2**31 - 1  # of the whole numbers that arrays are indexed and labelled with
+
+
+def check_whole(argument: str, value: object, least: int, most: int = LARGEST) -> None:
+    """Refuses what is not a whole number from `least` to `most`.
 
     Raises:
         InputError: as said.
     """
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= (value if most is None else most):
-        to = "" if most is None else f" to {most}"
+    if not is_whole or not least <= value <= most:  # type: ignore[operator]
+        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"  # type: ignore[operator]
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
@@ -68,3 +81,76 @@ def check_choice(argument: str, value: object, choices: Sequence[object]) -> Non
     """
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
         raise InputError(argument, value, f"expected {' or '.join(map(repr, choices))}")
+
+
+def as_array(argument: str, values: object, *, whole: bool = False) -> np.ndarray:
+    """A list or an array of numbers, of one axis, as NumPy.
+
+    Args:
+        argument: its name.
+        values: what came.
+        whole: whether the numbers must be whole; booleans are 0 and 1.
+
+    Raises:
+        InputError: what is no such list.
+    """
+    expected = f"expected a list of {'whole ' if whole else ''}numbers"
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # ragged, or an array of keys
+        raise InputError(argument, _brief(values), expected) from None
+    if array.ndim != 1 or array.dtype.kind not in ("biu" if whole else "biuf"):
+        raise InputError(argument, f"{array.dtype} {array.shape}", expected)
+    return array.astype(np.int8) if array.dtype == bool else array
+
+
+# ---- types at the boundary ----
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Lets a public function refuse arguments of another type than its annotations say, by an `InputError`.
+
+    Records, plain values, paths and keys are checked; what an array holds, and what a list may become, the function
+    itself says best.
+    """
+    signature, hints = inspect.signature(function), typing.get_type_hints(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            hint = hints.get(name, Any)
+            if not _fits(value, hint):
+                raise InputError(name, _brief(value), f"expected {_words(hint)}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        is_key = hint.__name__.startswith("Key")
+        return isinstance(value, hint) if is_key else isinstance(value, np.ndarray | jax.Array | Sequence | np.generic)
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if kind in (int, float):
+        numbers = (int, np.integer) if kind is int else (int, float, np.number)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is Sequence and isinstance(value, str))
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        return "a key of jax.random.key" if hint.__name__.startswith("Key") else "an array"
+    return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
+
+
+def _brief(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__

@@ -22,7 +22,7 @@ from mil_jax.attention import (
 )
 from mil_jax.bags import Bags
 from mil_jax.collapse import find_collapse
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, checked
 from mil_jax.intervals import mean_intervals
 from mil_jax.metrics import BagMetrics, bag_metrics
 from mil_jax.model import Prediction
@@ -50,6 +50,7 @@ class Evaluation:
     negative: AttentionStats
 
 
+@checked
 def evaluate(predicted: Prediction, bags: Bags) -> Evaluation:
     """Judges one prediction, probability [B, C] and attention [B, K], of a member or of an ensemble.
 
@@ -62,6 +63,7 @@ def evaluate(predicted: Prediction, bags: Bags) -> Evaluation:
     return judge(predicted, bags.label, bags.mask, bags.instance_label)
 
 
+@checked
 def evaluate_members(predicted: Prediction, bags: Bags) -> Evaluation:
     """Judges the predictions of S members, probability [S, B, C] and attention [S, B, K]; fields are [S].
 
@@ -117,6 +119,7 @@ def _evaluate_members(predicted: Prediction, truth: tuple[Array, Array, Array]) 
     return jax.lax.map(lambda member: judge(member, *truth), predicted)
 
 
+@checked
 def warnings_of(predicted: Prediction, bags: Bags) -> list[list[str]]:
     """For each of S members, what is wrong with its attention, as sentences; an empty list if nothing is.
 
@@ -150,6 +153,7 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
             raise InputError(argument, name, f"expected names of statistics: {', '.join(known)}")
 
 
+@checked
 def attention_table(
     predicted: Prediction,
     bags: Bags,
@@ -180,6 +184,7 @@ def attention_table(
     return _table({name: (values[name], known[name]) for name in statistics}, groups, key, level)
 
 
+@checked
 def agreement_table(
     predicted: Prediction, bags: Bags, key: Key[Array, ""], level: float = 0.95
 ) -> list[dict[str, Any]]:

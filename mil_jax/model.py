@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mil_jax.bags import Bags, InstanceKind, Scaler, Values
 from mil_jax.encoders import COLON, LENET, ConvEncoder, MLPEncoder, glorot_uniform
-from mil_jax.errors import InputError, check_choice, check_number, check_whole
+from mil_jax.errors import InputError, check_choice, check_number, check_whole, checked
 from mil_jax.losses import Classes
 from mil_jax.pooling import AttentionPooling, EmbeddingPooling, InstancePooling
 from mil_jax.record import record, static
@@ -198,6 +198,7 @@ def alone(model: MIL, embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled
     return own_slot.reshape(len(embeddings), -1)
 
 
+@checked
 def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augment: Augment | None = None) -> MIL:
     """The model that `config` describes, for a target; its defaults are the Keras example's model.
 
@@ -269,6 +270,7 @@ def param_shapes(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> 
         ) from None
 
 
+@checked
 def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> list[tuple[str, str, int]]:
     """Layers as (name, shapes of the parameters, number of parameters), in the order of the data."""
     layers: dict[str, list[tuple[str, tuple[int, ...]]]] = {}

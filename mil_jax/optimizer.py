@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mil_jax.bags import Bags, Scaler, Values, fit_scaler
-from mil_jax.errors import InputError, check_number
+from mil_jax.errors import InputError, check_number, checked
 from mil_jax.losses import Classes, l2_penalty
 from mil_jax.record import record
 
@@ -64,6 +64,7 @@ class Hyper:
     scaler: Scaler | None = None
 
 
+@checked
 def make_hyper(train: Bags, config: HyperConfig = HyperConfig(), target: Classes = Classes()) -> Hyper:
     """Hyperparameters for a set of training bags; class weights are B / (C * count) or 1.
 

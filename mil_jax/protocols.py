@@ -4,20 +4,24 @@ A repeat of a cross-validation cuts the bags into F folds. Each fold is the test
 trained on a part of the others and chosen (its epoch, its threshold) on the rest of them. Folds times repeats are the
 members of one ensemble, each with its own bags.
 
-Axes: B bags, S members (repeats * folds, repeat by repeat), T, V and W places for training, validation and test bags.
+Axes: B bags, R repeats, S members (R * folds, repeat by repeat), T, V and W places for training, validation and test
+bags.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
+from mil_jax import metrics
 from mil_jax.bags import ABSENT, UNKNOWN, Bags
-from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.errors import InputError, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
+from mil_jax.model import Prediction
 from mil_jax.sampling import Splits
 
 
@@ -35,6 +39,7 @@ class Folds(NamedTuple):
     test: np.ndarray
 
 
+@checked
 def cross_validation(
     key: Key[Array, ""], label: Int[np.ndarray | Array, " B"], *, folds: int, repeats: int, val_share: float = 0.2
 ) -> Folds:
@@ -100,6 +105,7 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.stack([np.pad(part, (0, most - len(part)), constant_values=-1) for part in parts])
 
 
+@checked
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
     """Bags with a member axis: member s has the bags at `index[s]`, and no bag where that is -1.
 
@@ -121,11 +127,13 @@ def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
     return Bags(bags.pool, dataclasses.replace(view, **picked))
 
 
+@checked
 def split_bags(bags: Bags, folds: Folds) -> Splits:
     """The bags of all members, each set with a leading axis S."""
     return Splits(*(own_bags(bags, part) for part in folds))
 
 
+@checked
 def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray, " B"]) -> float:
     """The probability from which on a bag is called positive that classifies most of these bags right.
 
@@ -156,6 +164,66 @@ def pool_repeats(values: Shaped[np.ndarray, "S W"], test: Int[np.ndarray, "S W"]
     for member, (own, bags) in enumerate(zip(values, test, strict=True)):
         pooled[member // folds, bags[bags >= 0]] = own[bags >= 0]
     return pooled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Crossed:
+    """What a cross-validation says of every bag, once in each repeat.
+
+    Attributes:
+        label: [B].
+        probability: [R, B] of the positive class, by the member whose test bag it was.
+        called: [R, B] whether it was called positive at 0.5.
+        called_by_choice: [R, B] the same at the threshold that the member chose on its validation bags.
+        test: the members' predictions of their own test bags.
+    """
+
+    label: Int[np.ndarray, " B"]
+    probability: Float[np.ndarray, "R B"]
+    called: Bool[np.ndarray, "R B"]
+    called_by_choice: Bool[np.ndarray, "R B"]
+    test: Prediction
+
+    @property
+    def right(self) -> Float[np.ndarray, " B"]:
+        """In which share of the repeats a bag was classified right."""
+        return (self.called == self.label).mean(axis=0)
+
+    def scores(self) -> dict[str, Float[np.ndarray, " R"]]:
+        """Scores of each repeat, over all its bags."""
+        label, called = jnp.asarray(self.label), self.called.astype(np.int32)
+
+        def by_repeat(metric: Callable[..., Any], values: np.ndarray) -> np.ndarray:
+            return np.array([float(metric(jnp.asarray(of_repeat), label)) for of_repeat in values])
+
+        return {
+            "accuracy": (self.called == self.label).mean(axis=1),
+            "auc": by_repeat(metrics.roc_auc, self.probability),
+            "precision": by_repeat(metrics.precision, called),
+            "recall": by_repeat(metrics.recall, called),
+            "f1": by_repeat(metrics.f1, called),
+            "accuracy_chosen_threshold": (self.called_by_choice == self.label).mean(axis=1),
+        }
+
+
+def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds) -> Crossed:
+    """Puts the predictions of all test folds together; thresholds come from the validation bags.
+
+    Args:
+        val: the members' predictions of their own validation bags, of two classes.
+        test: of their own test bags.
+        splits: the bags.
+        folds: which bags of the whole set these are.
+    """
+    repeats = int(np.sum(folds.test == 0))  # in a repeat, every bag is in one test set
+    thresholds = [
+        choose_threshold(probability[:, 1], label)
+        for probability, label in zip(np.asarray(val.probability), np.asarray(splits.val.label), strict=True)
+    ]
+    positive = np.asarray(test.probability)[..., 1]
+    by_choice = positive >= np.array(thresholds)[:, None]
+    pool = lambda values: pool_repeats(np.asarray(values), folds.test, repeats)  # noqa: E731
+    return Crossed(pool(splits.test.label)[0], pool(positive), pool(positive >= 0.5), pool(by_choice), test)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key, Shaped
 
 from mil_jax.bags import UNKNOWN, Bags, Values, View
 from mil_jax.datasets import Dataset
-from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Splits(NamedTuple):
     test: Bags
 
 
+@checked
 def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsConfig()) -> Splits:
     """Draws training bags from the training instances, validation and test bags from halves of the test ones.
 
@@ -89,6 +90,7 @@ def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsC
     ))  # fmt: skip
 
 
+@checked
 def split_pool(
     key: Key[Array, ""], pool_size: int, share: float
 ) -> tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]]:
@@ -109,6 +111,7 @@ def split_pool(
     return np.sort(order[:first]), np.sort(order[first:])
 
 
+@checked
 def sample_bags(
     key: Key[Array, ""],
     instances: Shaped[Values, "N ..."],
@@ -137,8 +140,8 @@ def sample_bags(
         InputError: a count, size or row out of range, or a class that the pool does not hold.
     """
     check_whole("count", count, 1)
-    label = np.asarray(classes)
-    chosen = _checked_rows(len(instances), label, among)
+    label = as_array("classes", classes, whole=True)
+    chosen = _checked_rows(len(np.atleast_1d(instances)), label, among)
     key_rows, sizes = _draw_sizes(key, law, count)
     _check_draw(label[chosen], sizes, law.positive_class)
     mask = np.arange(sizes.max()) < sizes[:, None]
@@ -146,19 +149,16 @@ def sample_bags(
         drawn = _draw_bags(key_rows, len(chosen), count, int(sizes.max()))
     else:
         drawn = _draw_by_label(key_rows, label[chosen] == law.positive_class, sizes, law.positive_share)
-    rows = np.where(mask, chosen.astype(np.int32)[np.asarray(drawn)], 0)
+    rows = np.where(mask, chosen.astype(np.int32)[drawn], 0)
     truth = (label[rows] == law.positive_class).astype(np.int32)
     instance_label = np.where(mask, truth, UNKNOWN).astype(np.int32)
     return Bags(np.asarray(instances), View(rows, mask, np.maximum(instance_label.max(axis=1), 0), instance_label))
 
 
 def _checked_rows(pool_size: int, label: np.ndarray, among: np.ndarray | None) -> np.ndarray:
-    if label.shape != (pool_size,) or not np.issubdtype(label.dtype, np.integer):
-        expected = f"expected a whole number for each of the {pool_size} instances"
-        raise InputError("classes", f"{label.dtype} {label.shape}", expected)
-    chosen = np.arange(pool_size) if among is None else np.asarray(among)
-    if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
-        raise InputError("among", f"{chosen.dtype} {chosen.shape}", "expected a list of rows")
+    if label.shape != (pool_size,):
+        raise InputError("classes", label.shape, f"expected one for each of the {pool_size} instances")
+    chosen = np.arange(pool_size) if among is None else as_array("among", among, whole=True)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < pool_size:
         wrong = int(chosen.max() if chosen.max() >= pool_size else chosen.min())
         raise InputError("among", wrong, f"expected rows 0 to {pool_size - 1}")
@@ -184,20 +184,31 @@ def _check_draw(label: np.ndarray, sizes: np.ndarray, positive_class: int) -> No
         raise InputError("positive_class", positive_class, f"expected one of the classes of the data, {known}")
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _draw_bags(key: Array, pool_size: int, bag_count: int, bag_size: int) -> Array:
+DRAWN_TOGETHER = 1024  # bags; one program serves any number of bags and any pool
+
+
+def _draw_bags(key: Array, pool_size: int, bag_count: int, bag_size: int) -> np.ndarray:
+    """Rows [B, K] of bags drawn uniformly."""
+    padded = bag_count + -bag_count % DRAWN_TOGETHER
+    keys = np.asarray(jax.random.key_data(jax.random.split(key, padded))).reshape(-1, DRAWN_TOGETHER, 2)
+    parts = [np.asarray(_draw_some(jnp.asarray(some), pool_size, bag_size)) for some in keys]
+    return np.concatenate(parts)[:bag_count]
+
+
+@partial(jax.jit, static_argnums=2)
+def _draw_some(key_data: Array, pool_size: Array, bag_size: int) -> Array:
     draw = partial(draw_without_repeats, pool_size=pool_size, count=bag_size)
-    return jax.vmap(draw)(jax.random.split(key, bag_count))
+    return jax.vmap(draw)(jax.random.wrap_key_data(key_data))
 
 
-def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int[Array, " count"]:
+def draw_without_repeats(key: Key[Array, ""], pool_size: int | Int[Array, ""], count: int) -> Int[Array, " count"]:
     """Draws `count` of `range(pool_size)` uniformly, without repeats, in uniformly random order.
 
     Floyd's algorithm (Bentley and Floyd 1987): time and memory grow with `count` alone, where a permutation of
     the pool would cost N for every bag. It draws a uniform set in an order that is not, hence the shuffle.
     """
     key_draw, key_order = jax.random.split(key)
-    tops = jnp.arange(pool_size - count, pool_size)
+    tops = pool_size - count + jnp.arange(count)
     draws = jax.random.randint(key_draw, (count,), 0, tops + 1)
 
     def insert(chosen: Array, slot: Array) -> tuple[Array, None]:
@@ -211,7 +222,7 @@ def draw_without_repeats(key: Key[Array, ""], pool_size: int, count: int) -> Int
 # ---- a fixed share of positive bags ----
 
 
-def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, positive_share: float) -> Array:
+def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, positive_share: float) -> np.ndarray:
     """Rows [B, K] of bags of which a share is positive, in random order."""
     key_order, key_rows = jax.random.split(key)
     positives, negatives = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
@@ -220,7 +231,7 @@ def _draw_by_label(key: Array, is_positive: np.ndarray, sizes: np.ndarray, posit
     first = jnp.arange(len(sizes)) < round(positive_share * len(sizes))
     wanted = jax.random.permutation(key_order, first)
     keys = jax.random.split(key_rows, len(sizes))
-    return _draw_labelled_bags(keys, wanted, sizes, positives, negatives, int(sizes.max()))
+    return np.asarray(_draw_labelled_bags(keys, wanted, sizes, positives, negatives, int(sizes.max())))
 
 
 @partial(jax.jit, static_argnums=5)

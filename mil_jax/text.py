@@ -22,6 +22,12 @@ def cell_text(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 
 
+def with_error(mean: float, error: float, digits: int = 3) -> str:
+    """A mean and its error, as 0.863 ± 0.009; the mean alone where one value has no error."""
+    text = f"{mean:.{digits}f}" if math.isfinite(mean) else DASH
+    return f"{text} ± {error:.{digits}f}" if math.isfinite(error) else text
+
+
 def is_numeric(cell: object) -> bool:
     """Whether a cell is a number, or stands for one that is missing: such columns stand on the right."""
     number = isinstance(cell, int | float | np.number) and not isinstance(cell, bool)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from mil_jax.attention import AttentionStats, mean_stats, stats_of_bags
 from mil_jax.bags import Bags, Scaler, Values, View, gather
 from mil_jax.buckets import at_width, map_bags
-from mil_jax.errors import check_whole
+from mil_jax.errors import check_whole, checked
 from mil_jax.losses import l2_penalty
 from mil_jax.model import MIL, Params, Prediction, apply, init_params, is_noisy
 from mil_jax.optimizer import Hyper, mean_gradient_norm, optimizer
@@ -163,6 +163,7 @@ class EpochInfo:
 # ---- a member before its first epoch ----
 
 
+@checked
 def member_key(key: Key[Array, ""]) -> MemberKeys:
     """The two keys of one member."""
     return MemberKeys(*jax.random.split(key))
@@ -327,6 +328,7 @@ def advance(
 # ---- a whole run ----
 
 
+@checked
 def fit(
     model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, key: Key[Array, ""]
 ) -> tuple[FitState, EpochInfo]:

@@ -204,13 +204,13 @@ def assert_parts(message: str, *parts: object) -> None:
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for MUSK1 in which a positive bag holds an instance whose first feature is large."""
+    """A table `stand_in.csv` in which a positive bag holds an instance whose first feature is large."""
     folder, draw, lines = tmp_path_factory.mktemp("classic"), np.random.default_rng(0), []
     for bag in range(24):
         for instance in range(1 + bag % 5):
             first = 3.0 if bag % 2 and not instance else draw.normal(0, 0.2)
             lines.append(f"{bag % 2},{bag},{first:.4f},{draw.normal():.4f},7\n")
-    (folder / "musk1.csv").write_text("".join(lines))
+    (folder / "stand_in.csv").write_text("".join(lines))
     return folder
 
 

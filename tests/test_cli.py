@@ -221,7 +221,10 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 def test_processes_are_joined_by_hand(joined: list[tuple[Any, ...]]) -> None:
     cli.join_processes(Compute(coordinator="10.0.0.1:1234", processes=2, process_id=1, heartbeat=7), 5)
-    assert joined == [("say why",), ("10.0.0.1:1234", 2, 1, {"heartbeat_timeout_seconds": 7})]
+    assert joined == [
+        ("say why",),
+        ("10.0.0.1:1234", 2, 1, {"heartbeat_timeout_seconds": 7, "shutdown_timeout_seconds": 3600}),
+    ]
 
 
 def test_processes_are_joined_as_the_cluster_says(

@@ -11,16 +11,22 @@ It took 128 seconds on 2 cores.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import ablation
+import jax
 import jax.numpy as jnp
 import numpy as np
-from ablation import Point, Study
 
-from mil_jax import cli, committee, ensemble, metrics, model, plots
+from mil_jax import committee, metrics, plots
 from mil_jax.bags import Bags
-from mil_jax.errors import InputError
-from mil_jax.model import Prediction
+from mil_jax.comparison import Point, Row, band, compare, tabulate
+from mil_jax.ensemble import predict
+from mil_jax.errors import check_whole
+from mil_jax.model import Prediction, build
+from mil_jax.optimizer import make_hyper
+from mil_jax.run import ablation, cli
+from mil_jax.run.fit import Task
+from mil_jax.run.study import train
 from mil_jax.training import FitConfig
 
 MORE = {
@@ -28,19 +34,19 @@ MORE = {
     "uncertainty_auc": "errors found by the ensemble's own uncertainty (AUC)",
 }
 FINDERS = {"members' disagreement": "information_auc", "own uncertainty": "uncertainty_auc"}
-FEWEST = 4  # members for two ensembles of two
-SHOWN = ("accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy")
 
 NOTE = (
-    "Mean, standard deviation and 95 % bootstrap interval over ensembles that share no member, on the same test bags; "
-    "an ensemble is compared with the mean of its own members. Attention statistics are means over the positive test "
-    "bags, of the members' mean weights."
+    "Mean, standard deviation and 95 % bootstrap interval (low, high) over ensembles that share no member, on the same "
+    "test bags; an ensemble is compared with the mean of its own members. Attention statistics are means over the "
+    "positive test bags, of the members' mean weights."
 )
 
 
 @dataclass(frozen=True)
-class Config(ablation.Options):
+class Config(ablation.AblationConfig):
     """Options of the ablation."""
+
+    labels: ClassVar = {**ablation.MEASURES, **MORE}
 
     members: int = 512
     """Members trained; there are members / size ensembles of a size, and two of the largest at least."""
@@ -52,31 +58,36 @@ class Config(ablation.Options):
     """Bags that nothing is chosen on."""
     epochs: int = 10
     """The most epochs that a member trains for."""
-    measures: tuple[str, ...] = (*SHOWN, "information_auc", "uncertainty_auc")
+    measures: tuple[str, ...] = (
+        "accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy", *MORE,
+    )  # fmt: skip
     """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("members", self.members, 4)  # two ensembles of two
+        check_whole("largest", self.largest, 2, self.members // 2)
+
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    if config.members >= FEWEST and not 2 <= config.largest <= config.members // 2:
-        raise InputError("largest", config.largest, f"use 2 to {config.members // 2}, half of the members")
-    mil = model.build()
-    study = ablation.prepare("ensemble_size", __doc__, config, MORE, fewest_members=FEWEST)
-    splits = ablation.draw_splits(study, study.key, config.positive_class)
-    fit_config = FitConfig(config.epochs, 1, config.epochs)
-    trained = ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
+    mil, fit = build(), FitConfig(config.epochs, patience=config.epochs)
+    study = ablation.prepare("ensemble_size", __doc__, config)
+    splits = ablation.draw_splits(study, study.key, config.bags(positive_class=config.positive_class))
+    trained, _ = train(study, Task(mil, study.keys, splits.train, splits.val, fit, make_hyper(splits.train)))
     with study.watch.phase("evaluate"):
-        predicted = ensemble.predict_ensemble(mil, trained.params, splits.test)
+        predicted = predict(mil, trained.members, splits.test)
         points = judge(predicted, splits.test, committee.sizes_up_to(config.largest))
     points = [points[0], *(gain(points[0], point) for point in points[1:])]
-    rows = ablation.tabulate(points, list(study.labels), config.seed)
-    title = f"Bags by an ensemble of {config.largest}"
-    first = ablation.members_of(trained.params, slice(config.largest))
-    gallery = ablation.gallery_of(study, mil, first, config.positive_class, title)
+    rows = tabulate(points, list(config.labels), config.seed)
+    largest = Members(
+        jax.tree.map(lambda leaf: leaf[: config.largest], trained.members.params), None, splits.train.kind
+    )
+    bags = ablation.gallery_of(study, mil, largest, f"Bags by an ensemble of {config.largest}", config.positive_class)
     figures = {**draw(study, rows, points), **reliability(predicted, splits.test, points)}
-    return ablation.conclude(study, points, rows, find(rows, points), figures, gallery, note=NOTE)
+    return ablation.conclude(study, points, rows, figures, gallery=bags, note=NOTE)
 
 
 def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point]:
@@ -98,16 +109,16 @@ def gain(alone: Point, point: Point) -> Point:
     """The point against single members: each ensemble's score less the mean of its own members' scores."""
     size, count = int(point.name), len(point.scores["loss"])
     own = {name: values[: size * count].reshape(count, size).mean(axis=1) for name, values in alone.scores.items()}
-    return ablation.compare(point, Point("its own members", {}, own))
+    return compare(point, Point("its own members", {}, own))
 
 
-def draw(study: Study, rows: list[ablation.Row], points: list[Point]) -> ablation.Figures:
+def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point]) -> ablation.Figures:
     names = [point.name for point in points]
     panels = {
-        study.labels[measure]: {"ensembles": ablation.band(rows, measure, names)}
+        study.config.labels[measure]: {"ensembles": band(rows, measure, names)}
         for measure in study.config.measures if measure not in MORE
     }  # fmt: skip
-    found = {name: ablation.band(rows, measure, names) for name, measure in FINDERS.items()}
+    found = {name: band(rows, measure, names) for name, measure in FINDERS.items()}
     x = np.array([point.factors["size"] for point in points])
     caption = "Mean over ensembles that share no member, in its 95 % interval."
     figures = {"ensemble_size": (plots.panels_with_band(x, panels, "members", log_x=True), caption)}
@@ -116,7 +127,7 @@ def draw(study: Study, rows: list[ablation.Row], points: list[Point]) -> ablatio
     return figures
 
 
-def reliability(predicted: Prediction, test: Bags, points: list[Point]) -> ablation.Figures:
+def reliability(predicted: Prediction, test: Bags, points: Sequence[Point]) -> ablation.Figures:
     """Reliability diagrams of single members and of the largest ensembles, all their predictions together."""
     figures = {}
     for point in (points[0], points[-1]):
@@ -130,29 +141,6 @@ def reliability(predicted: Prediction, test: Bags, points: list[Point]) -> ablat
         caption = f"{name.capitalize()}; the error printed is their mean; bars count all predictions as independent."
         figures[f"reliability_{point.name}"] = (figure, caption)
     return figures
-
-
-def find(rows: list[ablation.Row], points: list[Point]) -> str:
-    """What the largest ensembles gain, from which size half of it is had, and what disagreement tells."""
-    last = points[-1].name
-    of = lambda measure, name=last: ablation.row_of(rows, measure, name)  # noqa: E731
-    told = [ablation.tell(name, of(measure)) for measure, name in (
-        ("accuracy", "accuracy"), ("auc", "AUC"), ("loss", "loss"), ("calibration_error", "calibration error"),
-        ("hit_at_1", "hit@1"),
-    )]  # fmt: skip
-    sentence = f"Ensembles of {last} against their own members: {', '.join(told)}"
-    whole = of("loss")["difference"]
-    if ablation.differs(of("loss")) and whole < 0:
-        half = next(p.name for p in points[1:] if of("loss", p.name)["difference"] <= whole / 2)
-        sentence += f"; half of the gain in loss is had with {half}"
-    by_members, by_itself = of("information_auc"), of("uncertainty_auc")
-    if np.isfinite([by_members["mean"], by_itself["mean"]]).all():
-        sentence += (
-            f"; the members' disagreement finds the ensemble's errors with AUC {by_members['mean']:.3g} "
-            f"({by_members['low']:.3g} to {by_members['high']:.3g}), the ensemble's own uncertainty with "
-            f"{by_itself['mean']:.3g} ({by_itself['low']:.3g} to {by_itself['high']:.3g})"
-        )
-    return f"{sentence}."
 
 
 if __name__ == "__main__":

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import ablation
-from ablation import Point, Study
-
-from mil_jax import cli, model, plots
-from mil_jax.bags import Splits
-from mil_jax.ensemble import Ensemble
-from mil_jax.model import MIL, ModelConfig, Pooling
+from mil_jax import plots
+from mil_jax.comparison import Point, compare_all, tabulate
+from mil_jax.model import ModelConfig, Pooling, build
+from mil_jax.optimizer import make_hyper
+from mil_jax.run import ablation, cli
+from mil_jax.run.fit import Task
+from mil_jax.run.study import train
 from mil_jax.training import FitConfig
 
 POOLINGS: dict[str, Pooling] = {"gated": "gated_attention", "not gated": "attention"}
 
 
 @dataclass(frozen=True)
-class Config(ablation.Options):
+class Config(ablation.AblationConfig):
     """Options of the ablation."""
 
     train_bags: int = 1000
@@ -44,37 +44,26 @@ class Config(ablation.Options):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    models = {name: model.build(ModelConfig(pooling=pooling, head=config.head)) for name, pooling in POOLINGS.items()}
+    fit = FitConfig(config.epochs, patience=config.patience)
+    models = {name: build(ModelConfig(pooling=pooling, head=config.head)) for name, pooling in POOLINGS.items()}
     study = ablation.prepare("gating", __doc__, config)
-    splits = ablation.join_splits(ablation.draw(study, config.positive_class))
-    trained = {name: train(study, config, mil, splits) for name, mil in models.items()}
-    points = []
-    for name, mil in models.items():
-        scores = ablation.scores_of(study, mil, trained[name].params, splits.test)
-        points.append(Point(name, {"attention": name}, scores))
-    points[1] = ablation.compare(points[1], points[0])
-    rows = ablation.tabulate(points, list(study.labels), config.seed)
-    strips = ablation.strips(study, rows, points)
-    caption = "A dot is a seed; a line joins the two models of a seed."
-    figures = {"gating": (plots.seeds_by_group(strips, join=True), caption)}
-    title = "Bags by gated attention"
-    gallery = ablation.gallery_of(study, models["gated"], trained["gated"].params, config.positive_class, title)
-    return ablation.conclude(study, points, rows, find(study, rows), figures, gallery)
-
-
-def train(study: Study, config: Config, mil: MIL, splits: Splits) -> Ensemble:
-    """Trains all seeds of one of the two models."""
-    fit_config = FitConfig(config.epochs, 1, config.patience)
-    return ablation.fit(study, mil, study.keys, splits.train, splits.val, fit_config)
-
-
-def find(study: Study, rows: list[ablation.Row]) -> str:
-    """What the differences say."""
-    told = [
-        ablation.tell(study.labels[measure], ablation.row_of(rows, measure, "not gated"))
-        for measure in ("auc", "loss", "hit_at_1", "normalized_entropy")
-    ]
-    return f"Without the gate, against with it: {'; '.join(told)}."
+    splits = ablation.join(ablation.draw(study, config.bags(positive_class=config.positive_class)))
+    hyper = make_hyper(splits.train)
+    trained = {
+        name: train(study, Task(mil, study.keys, splits.train, splits.val, fit, hyper))[0].members
+        for name, mil in models.items()
+    }
+    points = compare_all([
+        Point(name, {"attention": name}, ablation.scores_of(study, mil, trained[name], splits.test))
+        for name, mil in models.items()
+    ])  # fmt: skip
+    rows = tabulate(points, list(config.labels), config.seed)
+    figure = plots.seeds_by_group(ablation.strips(study, rows, points), join=True)
+    figures = {"gating": (figure, "A dot is a seed; a line joins the two models of a seed.")}
+    bags = ablation.gallery_of(
+        study, models["gated"], trained["gated"], "Bags by gated attention", config.positive_class
+    )  # fmt: skip
+    return ablation.conclude(study, points, rows, figures, gallery=bags)
 
 
 if __name__ == "__main__":

@@ -11,34 +11,45 @@ It took 214 seconds on 2 cores.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import ablation
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ablation import Point, Study
 
-from mil_jax import cli, ensemble, losses, metrics, model, plots
-from mil_jax.bags import Bags, Splits, take
-from mil_jax.ensemble import Progress
+from mil_jax import metrics, plots
+from mil_jax.bags import take
+from mil_jax.comparison import Point, Row, band, by_point, compare, tabulate
+from mil_jax.curves import precision_recall_curve
+from mil_jax.ensemble import Progress, init_members, predict
 from mil_jax.errors import InputError
-from mil_jax.model import MIL
-from mil_jax.training import FitConfig, FitState, Hyper
+from mil_jax.model import MIL, Members, build
+from mil_jax.optimizer import Hyper, make_hyper
+from mil_jax.placement import to_host
+from mil_jax.run import ablation, cli
+from mil_jax.run.fit import Task
+from mil_jax.run.processes import placement_of
+from mil_jax.run.study import train
+from mil_jax.sampling import Splits
+from mil_jax.training import FitConfig, FitState
 
 TREATMENTS = ("nothing", "class weights", "oversampling", "initial bias")
-MORE = {
-    "recall_at_threshold": "recall at the chosen threshold",
-    "precision_at_threshold": "precision at the chosen threshold",
-    "f1_at_threshold": "F1 at the chosen threshold",
-    "threshold": "chosen threshold",
-}
 
 
 @dataclass(frozen=True)
-class Config(ablation.Options):
+class Config(ablation.AblationConfig):
     """Options of the ablation."""
+
+    labels: ClassVar = {
+        **ablation.MEASURES,
+        "recall_at_threshold": "recall at the chosen threshold",
+        "precision_at_threshold": "precision at the chosen threshold",
+        "f1_at_threshold": "F1 at the chosen threshold",
+        "threshold": "chosen threshold",
+    }
 
     shares: tuple[float, ...] = (0.5, 0.2, 0.1, 0.05, 0.02)
     """Shares of positive bags."""
@@ -57,47 +68,50 @@ class Config(ablation.Options):
     bag_size: int = 3
     """Instances per bag."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ablation.check_points("shares", self.shares)
+        for share in self.shares:
+            self.law(share)
+            for count in (self.train_bags, self.val_bags, self.test_bags):
+                if not 0 < round(share * count) < count:
+                    raise InputError("shares", share, f"expected both classes among {count} bags: take more bags")
+
+    def law(self, share: float) -> ablation.BagsConfig:
+        """How bags are drawn of which a share is positive."""
+        return self.bags(bag_size=self.bag_size, positive_class=self.positive_class, positive_share=share)
+
+    @property
+    def grid(self) -> list[tuple[float, str]]:
+        """The points: a share of positive bags and a treatment."""
+        return [(share, treatment) for share in self.shares for treatment in TREATMENTS]
+
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    check(config)
-    mil = model.build()
-    grid = [(share, treatment) for share in config.shares for treatment in TREATMENTS]
-    study = ablation.prepare("imbalance", __doc__, config, MORE)
+    mil, fit = build(), FitConfig(config.epochs, patience=config.epochs)
+    study = ablation.prepare("imbalance", __doc__, config)
     splits = draw_bags(study, config)
-    fit_config = FitConfig(config.epochs, 1, config.epochs)
-    keys = jnp.tile(study.keys, len(grid))
-    progress = Progress(start(config, grid, mil, keys, splits.train, fit_config), ())
-    hyper = hyper_of(config, grid, splits.train)
-    trained = ablation.fit(study, mil, keys, splits.train, splits.val, fit_config, hyper, progress)
-    scores = ablation.scores_of(study, mil, trained.params, splits.test)
-    scores |= at_threshold(mil, trained.params, splits)
-    points = make_points(grid, ablation.cut(scores, len(grid)))
-    rows = ablation.tabulate(points, list(study.labels), config.seed)
+    keys = study.keys_of(len(config.grid))
+    task = Task(mil, keys, splits.train, splits.val, fit, weigh(config, make_hyper(splits.train)))
+    trained, _ = train(study, task, progress=Progress(start(study, task), ()))
+    scores = ablation.scores_of(study, mil, trained.members, splits.test)
+    scores |= at_threshold(mil, trained.members, splits)
+    points = make_points(config, by_point(scores, len(config.grid)))
+    rows = tabulate(points, list(config.labels), config.seed)
     caption = "Mean over seeds in its 95 % interval; recall without a word on the threshold is at 1/2."
-    figures = {"imbalance": (draw(study, config, rows), caption)}
-    return ablation.conclude(study, points, rows, find(study, config, rows), figures)
+    return ablation.conclude(study, points, rows, {"imbalance": (draw(config, rows), caption)})
 
 
-def check(config: Config) -> None:
-    """Refuses shares that leave a set without a bag of one class."""
-    if not config.shares or len(set(config.shares)) < len(config.shares):
-        raise InputError("shares", config.shares, "give one or more different numbers between 0 and 1")
-    for share in config.shares:
-        for bag_count in (config.train_bags, config.val_bags, config.test_bags):
-            if not 0 < round(share * bag_count) < bag_count:
-                raise InputError("shares", share, f"of {bag_count} bags, this leaves none of one class: take more bags")
-
-
-def draw_bags(study: Study, config: Config) -> Splits:
+def draw_bags(study: ablation.Ablation, config: Config) -> Splits:
     """The bags of all shares, treatments and seeds as one ensemble, [P * S, B, K]."""
     draws = []
     for share in config.shares:
-        of_share = ablation.draw(study, config.positive_class, config.bag_size, share)
+        of_share = ablation.draw(study, config.law(share))
         for treatment in TREATMENTS:
             order = oversampled if treatment == "oversampling" else twice
-            draws += [own._replace(train=take(own.train, order(np.asarray(own.train.label)))) for own in of_share]
-    return ablation.join_splits(draws)
+            draws += [seed._replace(train=take(seed.train, order(np.asarray(seed.train.label)))) for seed in of_share]
+    return ablation.join(draws)
 
 
 def twice(label: np.ndarray) -> np.ndarray:
@@ -110,91 +124,74 @@ def oversampled(label: np.ndarray) -> np.ndarray:
     return np.concatenate([np.resize(np.flatnonzero(label == value), len(label)) for value in (1, 0)])
 
 
-def start(
-    config: Config, grid: list[tuple[float, str]], mil: MIL, keys: jax.Array, train: Bags, fit_config: FitConfig
-) -> FitState:
+def weigh(config: Config, hyper: Hyper) -> Hyper:
+    """The hyperparameters, with class weights only where the treatment is that."""
+    treated = np.repeat([treatment == "class weights" for _, treatment in config.grid], config.members)
+    return dataclasses.replace(hyper, class_weight=jnp.where(treated[:, None], hyper.class_weight, 1))
+
+
+def start(study: ablation.Ablation, task: Task) -> FitState:
     """The members before their first epoch, with the output's bias where the treatment is that."""
-    placement = ensemble.default_placement(len(keys))
-    state = ensemble.start(mil, fit_config, keys, None, train, placement)
-    state = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(keys)], state)
+    state = init_members(
+        task.model, task.keys, task.train, task.config, placement_of(study.config.compute, task.members)
+    )
+    state = jax.tree.map(lambda leaf: leaf[: task.members], to_host(state))
+    grid = study.config.grid
     odds = [np.log(share / (1 - share)) if treatment == "initial bias" else 0.0 for share, treatment in grid]
     # With a softmax over two classes the odds are those of the difference of the two outputs.
     params = dict(state.train.params)
-    bias = params["head"]["bias"] + np.repeat(odds, config.members)[:, None] * np.array([0, 1], np.float32)
+    bias = params["head"]["bias"] + np.repeat(odds, study.config.members)[:, None] * np.array([0, 1], np.float32)
     params["head"] = params["head"] | {"bias": bias.astype(np.float32)}
     return dataclasses.replace(state, train=dataclasses.replace(state.train, params=params), best_params=params)
 
 
-def hyper_of(config: Config, grid: list[tuple[float, str]], train: Bags) -> Hyper:
-    """Class weights where the treatment is that."""
-    labels = np.asarray(train.label).reshape(len(grid), config.members, -1)
-    ones = np.ones(2, np.float32)
-    weights = [
-        np.asarray(losses.class_weights(label)) if treatment == "class weights" else ones
-        for (_, treatment), seeds in zip(grid, labels, strict=True) for label in seeds
-    ]  # fmt: skip
-    return Hyper(jnp.float32(1e-3), jnp.float32(0.01), jnp.asarray(np.stack(weights)))
-
-
-def at_threshold(mil: MIL, params: model.Params, splits: Splits) -> dict[str, np.ndarray]:
+def at_threshold(mil: MIL, members: Members, splits: Splits) -> dict[str, np.ndarray]:
     """Recall, precision and F1 on the test bags, at the threshold that is best on the validation bags, [P * S]."""
-    score = lambda part: ensemble.predict_ensemble(mil, params, part).probability[..., 1]  # noqa: E731
-    val, test = (score(part) for part in (splits.val, splits.test))
+    val, test = (np.asarray(predict(mil, members, part).probability)[..., 1] for part in (splits.val, splits.test))
     threshold = np.array([best_threshold(s, y) for s, y in zip(val, np.asarray(splits.val.label), strict=True)])
     called = jnp.asarray(test >= threshold[:, None])
     judged = {
-        f"{name}_at_threshold": np.asarray(jax.vmap(metric)(called, jnp.asarray(splits.test.label)))
-        for name, metric in (("recall", metrics.recall), ("precision", metrics.precision), ("f1", metrics.f1))
+        f"{name}_at_threshold": np.asarray(jax.vmap(getattr(metrics, name))(called, jnp.asarray(splits.test.label)))
+        for name in ("recall", "precision", "f1")
     }
     return judged | {"threshold": threshold}
 
 
 def best_threshold(score: np.ndarray, label: np.ndarray) -> float:
     """The score [B] from which calling bags positive gives the best F1; the highest of several."""
-    recall, precision = metrics.precision_recall_curve(score, label)
+    recall, precision = precision_recall_curve(score, label)
     f1 = 2 * recall * precision / np.maximum(recall + precision, 1e-12)
     return float(np.unique(score)[::-1][np.argmax(f1[1:])])
 
 
-def make_points(grid: list[tuple[float, str]], scores: list[dict[str, np.ndarray]]) -> list[Point]:
+def name_of(share: float, treatment: str) -> str:
+    """The point as tables say it."""
+    return f"{100 * share:g} %, {treatment}"
+
+
+def make_points(config: Config, scores: list[dict[str, np.ndarray]]) -> list[Point]:
     """The points, each treatment against nothing at the same share."""
-    points = {
-        (share, treatment): Point(f"{100 * share:g} %, {treatment}", {"share": share, "treatment": treatment}, own)
-        for (share, treatment), own in zip(grid, scores, strict=True)
-    }
+    points = [
+        Point(name_of(share, treatment), {"share": share, "treatment": treatment}, of_point)
+        for (share, treatment), of_point in zip(config.grid, scores, strict=True)
+    ]
+    untreated = {point.factors["share"]: point for point in points if point.factors["treatment"] == "nothing"}
     return [
-        point if treatment == "nothing" else ablation.compare(point, points[share, "nothing"])
-        for (share, treatment), point in points.items()
+        point if point is untreated[point.factors["share"]] else compare(point, untreated[point.factors["share"]])
+        for point in points
     ]
 
 
-def draw(study: Study, config: Config, rows: list[ablation.Row]) -> object:
-    in_percent = [f"{100 * share:g} %" for share in config.shares]
+def draw(config: Config, rows: Sequence[Row]) -> object:
+    """The measures over the share of positive bags, a line for each treatment."""
     panels = {
-        study.labels[measure]: {
-            treatment: ablation.band(rows, measure, [f"{share}, {treatment}" for share in in_percent])
+        config.labels[measure]: {
+            treatment: band(rows, measure, [name_of(share, treatment) for share in config.shares])
             for treatment in TREATMENTS
         }
         for measure in config.measures
     }
     return plots.panels_with_band(100 * np.array(config.shares), panels, "positive bags (%)", log_x=True)
-
-
-def find(study: Study, config: Config, rows: list[ablation.Row]) -> str:
-    """For each treatment, at which shares it helps or harms beyond the interval, against nothing."""
-    told = []
-    for treatment in TREATMENTS[1:]:
-        of_treatment = []
-        for measure in ("average_precision", "recall", "recall_at_threshold", "calibration_error"):
-            found = {s: ablation.row_of(rows, measure, f"{100 * s:g} %, {treatment}") for s in config.shares}
-            for word, sign in (("higher", 1), ("lower", -1)):
-                at = [
-                    f"{100 * s:g}" for s, row in found.items() if ablation.differs(row) and sign * row["difference"] > 0
-                ]
-                if at:
-                    of_treatment.append(f"{study.labels[measure]} {word} at {ablation.listed(at)} %")
-        told.append(f"{treatment}: {', '.join(of_treatment) or 'no difference beyond the interval at any share'}")
-    return f"Against nothing, beyond the interval – {'; '.join(told)}."
 
 
 if __name__ == "__main__":

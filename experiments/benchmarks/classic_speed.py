@@ -14,7 +14,6 @@ It writes results.json. PyTorch comes with `pip install 'mil_jax[peers]'`.
 
 import csv
 import json
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,14 +21,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import jax
 import measure
 import numpy as np
 
-from mil_jax import cli, datasets
+from mil_jax import datasets
 from mil_jax.errors import InputError, RunError
-
-sys.path.append(str(measure.HERE.parent))
-import classic_benchmarks
+from mil_jax.protocols import cross_validation
+from mil_jax.run import cli
+from mil_jax.run.folder import RunFolder
+from mil_jax.run.screen import print_table, say
+from mil_jax.text import Table
 
 POOLING = "gated_attention"
 
@@ -53,86 +55,83 @@ class Config:
     out: Path = field(default_factory=lambda: measure.default_out("classic_speed"))
     """The folder of the results."""
 
+    def __post_init__(self) -> None:
+        measure.at_least(1, self, "rounds", "repeats")
+
 
 def main(config: Config) -> None:
     """Measures both and compares them."""
-    measure.at_least(1, rounds=config.rounds, repeats=config.repeats)
     if config.data_dir is None:
-        raise InputError("data_dir", None, "name the folder that holds the data sets")
+        raise InputError("data_dir", None, "expected the folder that holds the data sets")
     if missing := measure.missing_packages(measure.TORCH):
         raise RunError(measure.install_remedy(missing))
     data = datasets.load_classic(config.dataset, config.data_dir)
     measure.start(config.out)
     measure.warn_if_busy()
-    ways = {"mil_jax": partial(run_ours, config), "PyTorch": partial(run_torch, 1)}
+    ways = {"mil_jax": partial(run_ours, config, data), "PyTorch": partial(run_torch, 1)}
     if measure.CORES > 1:
         ways[f"PyTorch, {measure.CORES} processes"] = partial(run_torch, measure.CORES)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as shared:
         task = Path(shared) / "task.npz"
-        write_task(config, data, task)
         for number in range(1, config.rounds + 1):
             for name, way in ways.items():
-                with tempfile.TemporaryDirectory() as folder:
-                    found[name].append(way(task, Path(folder)))
-                cli.say(f"round {number} of {config.rounds}  {name:22} {found[name][-1]['seconds']:.1f} s")
-    rows = [{"way": name} | {key: median(one[key] for one in many) for key in many[0]} for name, many in found.items()]
-    measure.results_folder(config.out).write_json(
-        "results.json", {**measure.describe(config), "rows": rows, "rounds": found}
-    )
+                rounds[name].append(way(task))
+                say(f"round {number} of {config.rounds}  {name:22} {rounds[name][-1]['seconds']:.1f} s")
+    rows = [{"way": name} | {key: median(one[key] for one in many) for key in many[0]} for name, many in rounds.items()]
+    content = {**measure.describe(config), "rows": rows, "rounds": rounds}
+    RunFolder(config.out, "", can_resume=False).write_json("results.json", content)
     print_rows(config, rows)
-    cli.say(f"results: {config.out}")
+    say(f"results: {config.out}")
 
 
-def run_ours(config: Config, task: Path, folder: Path) -> dict[str, float]:
-    """The experiment itself, in a process of its own; it reads the data set instead of the task."""
-    options = {
-        "data-dir": config.data_dir, "datasets": config.dataset, "poolings": POOLING, "repeats": config.repeats,
-        "folds": config.folds, "seed": config.seed, "out": folder / "run", "compilation-cache": "off",
-    }  # fmt: skip
-    measure.run_scripts("../classic_benchmarks.py", [[f"--{k}={v}" for k, v in options.items()]])
-    with (folder / "run" / "results.csv").open() as file:
-        row = next(csv.DictReader(file))
+def run_ours(config: Config, data: datasets.BagSet, task: Path) -> dict[str, float]:
+    """The experiment itself, in a process of its own; what it says of its options makes the task of the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        options = {
+            "data-dir": config.data_dir, "datasets": config.dataset, "poolings": POOLING, "repeats": config.repeats,
+            "folds": config.folds, "seed": config.seed, "out": out, "compilation-cache": "off",
+        }  # fmt: skip
+        measure.run_scripts("../classic_benchmarks.py", [[f"--{name}={value}" for name, value in options.items()]])
+        with (out / "results.csv").open() as file:
+            row = next(csv.DictReader(file))
+        write_task(json.loads((out / "config.json").read_text())["options"], data, task)
     epochs = float(row["epochs_run"]) * int(row["fits"])
     return {"seconds": float(row["seconds"]), "epochs": epochs, "accuracy": float(row["accuracy"])}
 
 
-def run_torch(copies: int, task: Path, folder: Path) -> dict[str, float]:
+def write_task(options: dict[str, Any], data: datasets.BagSet, path: Path) -> None:
+    """Bags, folds and options, as `classic_benchmarks.py` has them."""
+    key = jax.random.fold_in(jax.random.key(options["seed"]), 0)
+    law = {name: options[name] for name in ("folds", "repeats", "val_share")}
+    folds = cross_validation(key, data.label, **law)._asdict()
+    np.savez(path, x=data.x, sizes=data.sizes, label=data.label, options=json.dumps(options), **folds)
+
+
+def run_torch(copies: int, task: Path) -> dict[str, float]:
     """The loop, in as many processes as `copies`; the slowest one's time counts."""
-    files = [folder / f"{i}.json" for i in range(copies)]
-    measure.run_scripts("classic_torch.py", [
-        ["--task", str(task), "--out", str(file), "--first", str(i), "--stride", str(copies)]
-        for i, file in enumerate(files)
-    ])  # fmt: skip
-    by_process = [json.loads(file.read_text())["fits"] for file in files]
-    fits = [fit for own in by_process for fit in own]
+    parts = [["--task", str(task), "--first", str(i), "--stride", str(copies)] for i in range(copies)]
+    by_process = [answer["fits"] for answer in measure.answers_of("classic_torch.py", parts)]
+    fits = [fit for of_process in by_process for fit in of_process]
     return {
-        "seconds": max(sum(fit["seconds"] for fit in own) for own in by_process),
+        "seconds": max(sum(fit["seconds"] for fit in of_process) for of_process in by_process),
         "epochs": sum(fit["epochs"] for fit in fits),
         "accuracy": sum(fit["right"] for fit in fits) / sum(fit["judged"] for fit in fits),
     }
 
 
-def write_task(config: Config, data: datasets.BagSet, path: Path) -> None:
-    """Bags, folds and options, as `classic_benchmarks.py` has them."""
-    options = classic_benchmarks.Config(repeats=config.repeats, folds=config.folds, seed=config.seed)
-    folds = classic_benchmarks.folds_of(options, data.label)
-    names = ("hidden", "attention_units", "learning_rate", "weight_decay", "epochs", "patience")
-    chosen = json.dumps({name: getattr(options, name) for name in names})
-    np.savez(path, x=data.x, sizes=data.sizes, label=data.label, options=chosen, **folds._asdict())
-
-
 def print_rows(config: Config, rows: list[dict[str, Any]]) -> None:
     """Seconds, and as multiples of mil_jax's."""
-    each = [1e3 * row["seconds"] / row["epochs"] for row in rows]
+    per_epoch = [1e3 * row["seconds"] / row["epochs"] for row in rows]
     cells = [
         [row["way"], f"{row['seconds']:.1f}", f"{row['seconds'] / rows[0]['seconds']:.1f}", f"{row['epochs']:.0f}",
-         f"{one:.2f}", f"{one / each[0]:.1f}", f"{row['accuracy']:.3f}"]
-        for row, one in zip(rows, each, strict=True)
+         f"{one:.2f}", f"{one / per_epoch[0]:.1f}", f"{row['accuracy']:.3f}"]
+        for row, one in zip(rows, per_epoch, strict=True)
     ]  # fmt: skip
-    columns = ("", "seconds", "times mil_jax", "epochs", "ms per epoch", "times mil_jax", "accuracy")
+    columns = ("", "seconds", "x mil_jax", "epochs", "ms per epoch", "x mil_jax", "accuracy")
     title = f"{config.dataset}, {POOLING}, {config.folds * config.repeats} fits"
-    cli.print_table(title, columns, cells, f"medians of {config.rounds} rounds; epochs: of all fits together")
+    print_table(Table(title, columns, cells, f"medians of {config.rounds} rounds; epochs: of all fits together"))
 
 
 if __name__ == "__main__":

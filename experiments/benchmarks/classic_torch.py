@@ -27,8 +27,10 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     parser = peer_io.OneLineParser(description="Gated attention on feature vectors as a plain PyTorch loop.")
     parser.add_argument("--task", type=Path, required=True, help="the .npz file of bags, folds and options")
     parser.add_argument("--out", type=peer_io.json_path, required=True, help="the .json file to write")
-    parser.add_argument("--first", type=peer_io.seed_number, default=0, help="the first fit of this process")
-    parser.add_argument("--stride", type=peer_io.count, default=1, help="it does every so manieth fit from there on")
+    parser.add_argument("--first", type=peer_io.whole_number(0), default=0, help="the first fit of this process")
+    parser.add_argument(
+        "--stride", type=peer_io.whole_number(1), default=1, help="it does every so manieth fit from there on"
+    )
     return parser.parse_args(arguments)
 
 

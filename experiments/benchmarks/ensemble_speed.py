@@ -7,7 +7,6 @@ the steady state (the first epoch of each start, which compiles and warms up, is
 ways train on the same bags, each in a process of its own, in turns for several rounds, which gives the peak memory too:
 
 - mil_jax: the placement that `fit_ensemble` chooses. On a CPU one device per core and one member at a time in each.
-- mil_jax, unroll 2: the same with two steps in a turn of the compiled loop (`--unroll 2` of mnist_bags.py).
 - mil_jax, plain vmap: all members by one vmap on one device.
 - mil_jax, one by one: a loop in Python over members, each a compiled epoch on one device.
 - Adam's update alone: no model, a gradient that does not change, placed as mil_jax. It moves at least 7 arrays of the
@@ -25,9 +24,7 @@ results.csv and figures/ensemble_speed.png. On an accelerator S goes up to 4096.
 `pip install 'mil_jax[peers]'`; those that are missing are left out.
 """
 
-import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +33,9 @@ import measure
 import numpy as np
 from measure import Case, Measured, Row, Way
 
-from mil_jax import cli
+from mil_jax.run import cli
+from mil_jax.run.screen import print_table, say
+from mil_jax.text import DASH, Table
 
 PEERS: dict[str, tuple[Way, ...]] = {
     "torch": (measure.TORCH,),
@@ -68,8 +67,6 @@ class Config:
 
     sizes: str | None = None
     """Numbers of members, S, for mil_jax and for Adam alone; up to 128 on a CPU, to 4096 elsewhere."""
-    unroll_sizes: str = "8,32,128"
-    """S for two steps in a turn."""
     vmap_sizes: str = "1,2,8,32"
     """S for plain vmap."""
     sequential_sizes: str = "1,2,8"
@@ -95,44 +92,32 @@ class Config:
     out: Path = field(default_factory=lambda: measure.default_out("ensemble_speed"))
     """The folder of the results."""
 
+    def __post_init__(self) -> None:
+        measure.at_least(1, self, "rounds", "epochs", "peer_epochs", "train_bags", "val_bags")
+        for name in ("sizes", "vmap_sizes", "sequential_sizes", "peer_sizes"):
+            measure.sizes(name, getattr(self, name) or "")
+        measure.chosen(PEERS, "peers", self.peers)
+
 
 def main(config: Config) -> None:
     """Measures all ways at all sizes and compares them."""
-    check(config)
     measure.start(config.out)
-    versions = backend()
-    cases = plan(config, versions["backend"])
-    with measure.task_of(config.seed, config.train_bags, config.val_bags) as task:
+    # Asked in a process of its own, so that this one takes no accelerator.
+    (answer,) = measure.answers_of("jax_worker.py", [["--job", "backend"]])
+    device, backend = answer["versions"]["device"], answer["versions"]["backend"]
+    cases = plan(config, backend)
+    with measure.task_of(config) as task:
         measured = measure.measure_in_rounds(cases, task, config.rounds)
     rows = measure.summarize(measured.all)
-    peak = config.peak_gb_per_s or peak_bandwidth(versions["device"])
     results = {
-        "device": versions["device"],
-        "times_as_long": {way.name: times_as_long(rows, way.name) for way in (measure.PLACED, measure.UNROLLED)},
-        "adam_bandwidth": adam_bandwidth(measured, rows, peak),
+        "device": device,
+        "times_as_long": {measure.PLACED.name: times_as_long(rows)},
+        "adam_bandwidth": adam_bandwidth(measured, rows, config.peak_gb_per_s or peak_bandwidth(device)),
     }
-    folder = measure.results_folder(config.out)
-    measure.write_measured(folder, config, measured, rows, **results)
+    folder = measure.write_measured(config, measured, rows, **results)
     folder.write_figure("ensemble_speed", draw(rows))
     print_results(rows, results)
-    cli.say(f"{measured.seconds:.0f} seconds; results: {config.out}")
-
-
-def check(config: Config) -> None:
-    """Refuses options that nothing could be measured with."""
-    for name in ("rounds", "epochs", "peer_epochs", "train_bags", "val_bags"):
-        measure.at_least(1, **{name: getattr(config, name)})
-    for name in ("sizes", "unroll_sizes", "vmap_sizes", "sequential_sizes", "peer_sizes"):
-        measure.sizes(name, getattr(config, name) or "")
-    measure.chosen(PEERS, "peers", config.peers)
-
-
-def backend() -> dict[str, str]:
-    """What JAX runs on, asked in a process of its own, so that this one takes no accelerator."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "backend.json"
-        measure.run_scripts("jax_worker.py", [["--job", "backend", "--out", str(file)]])
-        return json.loads(file.read_text())["versions"]
+    say(f"{measured.seconds:.0f} seconds; results: {config.out}")
 
 
 def plan(config: Config, backend: str) -> list[Case]:
@@ -142,7 +127,6 @@ def plan(config: Config, backend: str) -> list[Case]:
         Case(way, members, max(1, config.epochs // members))
         for way, option, text in (
             (measure.PLACED, "sizes", sizes),
-            (measure.UNROLLED, "unroll_sizes", config.unroll_sizes),
             (measure.VMAP, "vmap_sizes", config.vmap_sizes),
             (measure.SEQUENTIAL, "sequential_sizes", config.sequential_sizes),
             (measure.ADAM, "sizes", sizes),
@@ -169,21 +153,19 @@ def by_case(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
     return table
 
 
-def times_as_long(rows: Sequence[Row], reference: str) -> dict[str, dict[int, float]]:
-    """The time per member of each way as a multiple of the reference's with as many members.
+def times_as_long(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+    """The time per member of each way as a multiple of mil_jax's with as many members.
 
     A peer's time per member at its largest S stands for every S.
     """
     table = by_case(rows)
-    ours = table.pop(reference, {})
+    ours = table.pop(measure.PLACED.name, {})
     peers = {way.name for ways in PEERS.values() for way in ways}
     times = {}
-    for name, its_rows in table.items():
-        largest = its_rows[max(its_rows)]
-        fitting = {members: largest if name in peers else its_rows.get(members) for members in ours}
-        times[name] = {
-            members: row.train_us / ours[members].train_us for members, row in fitting.items() if row is not None
-        }
+    for name, of_way in table.items():
+        largest = of_way[max(of_way)]
+        fitting = {members: largest if name in peers else of_way.get(members) for members in ours}
+        times[name] = {s: row.train_us / ours[s].train_us for s, row in fitting.items() if row is not None}
     return times
 
 
@@ -194,7 +176,7 @@ def peak_bandwidth(device: str) -> float | None:
 
 def adam_bandwidth(measured: Measured, rows: Sequence[Row], peak: float | None) -> dict[int, dict[str, float | None]]:
     """For each S, the GB/s that Adam's update alone moves at the least, and the share of the peak, if it is known."""
-    counts = [each.details["parameters"] for each in measured.all if each.way == measure.ADAM.name]
+    counts = [one.details["parameters"] for one in measured.all if one.way == measure.ADAM.name]
     result = {}
     for members, row in by_case(rows).get(measure.ADAM.name, {}).items():
         # Microseconds per member: with S members at once, each has 1/S of the step's time.
@@ -211,54 +193,43 @@ def draw(rows: Sequence[Row]) -> Any:
     # Here, because this process stays small while it starts others.
     from mil_jax import plots
 
-    table = by_case(rows)
     sizes = np.array(sorted({row.members for row in rows}))
     series = {
-        name: np.array([its_rows[s].train_us if s in its_rows else np.nan for s in sizes])
-        for name, its_rows in table.items()
+        name: np.array([of_way[s].train_us if s in of_way else np.nan for s in sizes])
+        for name, of_way in by_case(rows).items()
     }
     return plots.loglog_lines(sizes, series, "members, S", "microseconds per member and step")
 
 
 def print_results(rows: Sequence[Row], results: dict[str, Any]) -> None:
     """The tables: times, times as long as mil_jax, memory, and what Adam moves."""
-    table = by_case(rows)
-    sizes = sorted({row.members for row in rows})
-    columns = ["", *(f"S = {members}" for members in sizes)]
+    table, sizes = by_case(rows), sorted({row.members for row in rows})
+    ours = table.get(measure.PLACED.name, {})
 
-    def line(name: str, values: dict[int, Any], digits: int) -> list[Any]:
-        defined = {members: value for members, value in values.items() if value is not None}
-        cell = lambda value: f"{value:,.{digits}f}".rjust(8)  # noqa: E731
-        return [name, *(cell(defined[members]) if members in defined else "–" for members in sizes)]
+    def show(title: str, lines: Mapping[str, Mapping[int, float | None]], digits: int, note: str = "") -> None:
+        text = lambda value: DASH if value is None else f"{value:,.{digits}f}"  # noqa: E731
+        texts = {name: [text(values.get(s)) for s in sizes] for name, values in lines.items()}
+        width = max((len(cell) for cells in texts.values() for cell in cells), default=0)
+        cells = [[name, *(cell.rjust(width) for cell in cells)] for name, cells in texts.items()]
+        print_table(Table(title, ["", *(f"S={s}" for s in sizes)], cells, note))
 
-    times = [line(name, {s: row.train_us for s, row in its.items()}, 1) for name, its in table.items()]
-    whole = line(
-        f"{measure.PLACED.name}, with validation",
-        {members: row.whole_us for members, row in table.get(measure.PLACED.name, {}).items()},
-        1,
-    )
+    def column(of_row: Callable[[Row], float | None]) -> dict[str, dict[int, float | None]]:
+        return {name: {s: of_row(row) for s, row in of_way.items()} for name, of_way in table.items()}
+
+    whole = {f"{measure.PLACED.name}, with validation": {s: row.whole_us for s, row in ours.items()}}
     note = "medians over rounds; training alone but for the last line"
-    cli.print_table("Microseconds per member and step", columns, [*times, whole], note)
-    note = "of a peer, its time per member at its largest S"
-    for reference, times in results["times_as_long"].items():
-        longer = [line(name, values, 2) for name, values in times.items()]
-        longer += flatness(table.get(reference, {}), reference, line)
-        if times:
-            cli.print_table(f"Times as long as {reference}, per member", columns, longer, note)
-    memory = [line(name, {s: row.peak_memory_mib for s, row in its.items()}, 0) for name, its in table.items()]
-    cli.print_table("Peak memory of the process, MiB, training alone", columns, memory)
+    show("Microseconds per member and step", column(lambda row: row.train_us) | whole, 1, note)
+    longer = dict(results["times_as_long"][measure.PLACED.name])
+    if 8 in ours:
+        flat = {s: row.train_us / ours[8].train_us for s, row in ours.items()}
+        longer[f"{measure.PLACED.name}, against its S = 8"] = flat
+    show("Times as long as mil_jax, per member", longer, 2, "of a peer, its time per member at its largest S")
+    show("Peak memory of the process, MiB, training alone", column(lambda row: row.peak_memory_mib), 0)
     moved = results["adam_bandwidth"]
-    bandwidth = [line("GB/s", {members: each["gb_per_s"] for members, each in moved.items()}, 1)]
-    if shares := {members: each["share_of_peak"] for members, each in moved.items() if each["share_of_peak"]}:
-        bandwidth.append(line("% of peak", {members: 100 * share for members, share in shares.items()}, 0))
-    cli.print_table(f"What {measure.ADAM.name} moves at the least, on {results['device']}", columns, bandwidth)
-
-
-def flatness(ours: dict[int, Row], name: str, line: Any) -> list[list[Any]]:
-    """A way's time per member against that with 8 members, where those were measured."""
-    if 8 not in ours:
-        return []
-    return [line(f"{name}, against its S = 8", {s: row.train_us / ours[8].train_us for s, row in ours.items()}, 2)]
+    lines = {"GB/s": {s: of_size["gb_per_s"] for s, of_size in moved.items()}}
+    if any(of_size["share_of_peak"] for of_size in moved.values()):
+        lines["% of peak"] = {s: 100 * of_size["share_of_peak"] for s, of_size in moved.items()}
+    show(f"What {measure.ADAM.name} moves at the least, on {results['device']}", lines, 1)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,23 @@ of one member's chunk of bags at a time.
     python experiments/benchmarks/evaluation_memory.py
 """
 
-import resource
 import time
 from dataclasses import dataclass
 
 import jax
 import numpy as np
+import peer_io
 
-from mil_jax import bags, cli, datasets, ensemble, evaluation, model, training
-from mil_jax.errors import InputError
+from mil_jax import datasets
+from mil_jax.ensemble import init_members, member_keys, predict
+from mil_jax.errors import check_whole
+from mil_jax.evaluation import evaluate_members
+from mil_jax.model import Members, build
+from mil_jax.run import cli
+from mil_jax.run.config import Compute
+from mil_jax.run.processes import start_jax
+from mil_jax.run.screen import say
+from mil_jax.sampling import BagLaw, sample_bags
 
 
 @dataclass(frozen=True)
@@ -28,32 +36,23 @@ class Config:
     bag_size: int = 3
     """Instances per bag."""
 
+    def __post_init__(self) -> None:
+        check_whole("members", self.members, 1)
+
 
 def main(config: Config) -> None:
     """Predicts, judges, and prints seconds and the peak memory of the process."""
-    if config.members < 1:
-        raise InputError("members", config.members, "use at least 1")
-    cli.start_jax(cli.Compute(), config.members)
-    digits = datasets.load("mnist-sample").test
-    test = bags.sample_bags(
-        jax.random.key(0), digits.x, digits.label,
-        bag_count=config.bags, bag_size=config.bag_size, positive_class=1,
-    )  # fmt: skip
-    mil = model.build()
-    keys = ensemble.member_keys(jax.random.key(1), config.members)
-    placement = ensemble.default_placement(config.members)
-    state = ensemble.start(mil, training.FitConfig(), keys, None, test, placement)
+    start_jax(Compute(), config.members)
+    digits, mil = datasets.load(datasets.SAMPLE).test, build()
+    test = sample_bags(jax.random.key(0), digits.x, digits.label, BagLaw(config.bag_size), count=config.bags)
+    state = init_members(mil, member_keys(jax.random.key(1), config.members), test)
     params = jax.tree.map(lambda leaf: np.asarray(leaf)[: config.members], state.best_params)
     del state
     started = time.perf_counter()
-    predicted = ensemble.predict_ensemble(mil, params, test)
-    judged = evaluation.evaluate_members(predicted, test)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    cli.say(
-        f"{config.members} members on {config.bags} bags: {seconds:.1f} s with compilation, peak memory {peak:.2f} GiB"
-    )
-    cli.say(f"mean AUC of the untrained members: {float(np.mean(judged.bags.auc)):.3f}")
+    judged = evaluate_members(predict(mil, Members(params, None, test.kind), test), test)
+    seconds, peak = time.perf_counter() - started, peer_io.peak_memory_mib() / 2**10
+    say(f"{config.members} members on {config.bags} bags: {seconds:.1f} s with compilation, peak memory {peak:.2f} GiB")
+    say(f"mean AUC of the untrained members: {float(np.mean(judged.bags.auc)):.3f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ validation and attention statistics, and the training part of the same program, 
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,18 +18,24 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+import optax
 import peer_io
 import tyro
 from jax import Array, lax
-from jax.sharding import PartitionSpec as P
 
-from mil_jax import bags, cli, datasets, ensemble, model, runs, training
-from mil_jax.bags import Bags, Splits
-from mil_jax.ensemble import Placement
-from mil_jax.model import MIL
-from mil_jax.training import FitConfig, FitState, Hyper, TrainState
+from mil_jax import datasets, ensemble, placement, training
+from mil_jax.bags import Bags
+from mil_jax.model import build, count_params, param_shapes
+from mil_jax.optimizer import Hyper, by_member, make_hyper, optimizer
+from mil_jax.placement import Placement
+from mil_jax.run.config import Compute
+from mil_jax.run.fit import Task
+from mil_jax.run.processes import make_cpu_devices
+from mil_jax.run.saved import jsonable, versions
+from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.training import FitConfig, FitState, StepInfo, TrainState
 
-NO_INFO = (np.float32(0), np.float32(0))  # in the place of the loss and accuracy of an epoch
+NO_INFO = StepInfo(np.float32(0), np.float32(0))  # type: ignore[arg-type]  # in the place of an epoch's
 
 
 @dataclass(frozen=True)
@@ -56,20 +61,6 @@ class Job:
     """Training bags, which is also the number of steps of an epoch."""
     val_bags: int = 300
     """Bags of a validation."""
-    unroll: int = 1
-    """Steps in a turn of the compiled loop."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The example's problem for S members that do not stop early."""
-
-    mil: MIL
-    config: FitConfig
-    train: Bags
-    val: Bags
-    hyper: Hyper
-    keys: Array
 
 
 def main(job: Job) -> None:
@@ -78,59 +69,46 @@ def main(job: Job) -> None:
         measure.write_peer_bags(draw_splits(job), job.out)
         return
     # One device where one is used: XLA shares the cores out among the devices of a CPU.
-    cli.make_cpu_devices(cli.Compute(devices=1 if job.way in ("vmap", "sequential") else None))
-    answer = {"versions": runs.versions()}
-    if job.job == "time":
-        answer |= time_way(job)
-    beside = job.out.with_name(job.out.name + ".partial")
-    beside.write_text(json.dumps(runs.jsonable(answer), indent=2) + "\n")
-    beside.replace(job.out)
+    make_cpu_devices(Compute(devices=1 if job.way in ("vmap", "sequential") else None))
+    answer = {"versions": versions()} | (time_way(job) if job.job == "time" else {})
+    peer_io.write_json(job.out, jsonable(answer))
 
 
 def draw_splits(job: Job) -> Splits:
     """The bags that the seed decides."""
-    data = datasets.load(datasets.SAMPLE)
-    counts = {"train_bags": job.train_bags, "val_bags": job.val_bags, "test_bags": 1}
-    return bags.sample_splits(jax.random.key(job.seed), data, **counts)
+    counts = BagsConfig(train_bags=job.train_bags, val_bags=job.val_bags, test_bags=1)
+    return sample_splits(jax.random.key(job.seed), datasets.load(datasets.SAMPLE), counts)
 
 
-def pose(job: Job) -> Problem:
-    """The problem of the job."""
+def pose(job: Job) -> Task:
+    """The example's problem for S members that do not stop early."""
     splits = draw_splits(job)
     keys = ensemble.member_keys(jax.random.key(job.seed), job.members)
-    config = FitConfig(epochs=job.epochs, patience=job.epochs, unroll=job.unroll)
-    return Problem(model.build(), config, splits.train, splits.val, training.make_hyper(splits.train), keys)
+    config = FitConfig(epochs=job.epochs, patience=job.epochs)
+    return Task(build(), keys, splits.train, splits.val, config, make_hyper(splits.train))
 
 
 def time_way(job: Job) -> dict[str, Any]:
     """Times the way; the answer has microseconds per member and step by epoch, and memory."""
-    problem = pose(job)
-    placement = Placement(1, job.members) if job.way == "vmap" else ensemble.default_placement(job.members)
-    if job.way == "sequential":
-        placement = Placement(1, 1)
-        train_seconds = list(clock(sequential_epochs(problem)))
-    else:
-        member = adam_member if job.way == "adam" else train_member
-        train_seconds = list(clock(placed_epochs(problem, placement, member)))
-    answer = {"peak_memory_mib": peer_io.peak_memory_mib(), "details": describe(problem, placement)}
-    whole_seconds = whole_epochs(problem, placement) if job.parts == "both" else []
-    answer["details"]["peak_memory_mib_with_validation"] = peer_io.peak_memory_mib() if whole_seconds else None
-    per_step = 1e6 / (job.members * job.train_bags)
-    return answer | {
-        "train_microseconds": [seconds * per_step for seconds in train_seconds],
-        "whole_microseconds": [seconds * per_step for seconds in whole_seconds],
-    }
-
-
-def describe(problem: Problem, placement: Placement) -> dict[str, Any]:
-    """What else is worth knowing: placement, the model's size, and the device's memory where it counts it."""
+    task = pose(job)
+    where = {"vmap": Placement(1, job.members), "sequential": Placement(1, 1)}.get(job.way)
+    where = where or placement.default_placement(job.members)
+    member = adam_member if job.way == "adam" else train_member
+    epochs = sequential_epochs(task) if job.way == "sequential" else placed_epochs(task, where, member)
+    train = list(clock(epochs))
+    memory = peer_io.peak_memory_mib()
+    whole = whole_epochs(task, where) if job.parts == "both" else []
     in_use = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    init = partial(model.init_params, problem.mil, bag_size=problem.train.rows.shape[-1], instance_shape=(28, 28))
-    return {
-        **dataclasses.asdict(placement),
-        "parameters": model.count_params(jax.eval_shape(init, problem.keys[0])),
+    details = {
+        **dataclasses.asdict(where),
+        "parameters": count_params(param_shapes(task.model, task.train.slots, task.train.kind.shape)),
         "peak_device_memory_mib": in_use and in_use / 2**20,
+        "peak_memory_mib_with_validation": peer_io.peak_memory_mib() if whole else None,
     }
+    per_step = 1e6 / (job.members * job.train_bags)
+    times = {"train_microseconds": train, "whole_microseconds": whole}
+    times = {name: [seconds * per_step for seconds in of_part] for name, of_part in times.items()}
+    return {"peak_memory_mib": memory, "details": details, **times}
 
 
 def clock(epochs: Iterator[Any]) -> Iterator[float]:
@@ -146,82 +124,73 @@ def clock(epochs: Iterator[Any]) -> Iterator[float]:
 # ---- training alone ----
 
 
-def train_member(problem: Problem, hyper: Hyper, train: Bags, state: FitState) -> tuple[FitState, Any]:
+def train_member(task: Task, hyper: Hyper, train: Bags, state: FitState) -> tuple[FitState, StepInfo]:
     """The training part of `training.fit_epoch`."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.epoch)
-    trained, info = training.train_epoch(problem.mil, problem.config, hyper, train, state.train, key)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.order_key)), state.epoch)
+    trained, info = training.train_epoch(task.model, task.config, hyper, train, state.train, key)
     return dataclasses.replace(state, train=trained, epoch=state.epoch + 1), info
 
 
-def adam_member(problem: Problem, hyper: Hyper, train: Bags, state: FitState) -> tuple[FitState, Any]:
+def adam_member(task: Task, hyper: Hyper, train: Bags, state: FitState) -> tuple[FitState, StepInfo]:
     """As many updates of Adam, with a gradient that does not change, and no model: what no step can go below."""
     gradient = state.best_params  # any numbers of the right shapes do
 
     def step(state: TrainState, factor: Array) -> tuple[TrainState, None]:
         # The factor is 1, which the compiler does not know: else it would take products out of the loop.
         scaled = jax.tree.map(lambda g: factor * g, gradient)
-        direction, opt_state = training.adam.update(scaled, state.opt_state)
-        params = jax.tree.map(lambda p, d: p - hyper.learning_rate * d, state.params, direction)
-        return TrainState(params, opt_state, state.step + 1), None
+        updates, opt_state = optimizer(hyper).update(scaled, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), None
 
     factors = jnp.where(state.epoch >= 0, jnp.ones(train.label.shape[0]), 0)
     updated, _ = lax.scan(step, state.train, factors)
     return dataclasses.replace(state, train=updated, epoch=state.epoch + 1), NO_INFO
 
 
-def placed_epochs(problem: Problem, placement: Placement, member: Callable[..., Any]) -> Iterator[FitState]:
+def placed_epochs(task: Task, where: Placement, member: Callable[..., Any]) -> Iterator[FitState]:
     """Epochs of all members, mapped and sharded as `ensemble.run_epoch` does it."""
-    members = problem.keys.shape[0]
-    hyper, train, _ = ensemble.place_inputs(problem.hyper, problem.train, problem.val, members, placement)
-    state = ensemble.start(problem.mil, problem.config, problem.keys, None, problem.train, placement)
-    own = (jax.tree.map(lambda _: True, hyper), ensemble.varies(train), jax.tree.map(lambda _: True, state))
-    train_one = partial(member, problem)
+    hyper, bags = by_member(task.hyper, task.members), ensemble.choose_widths(where, task.train, task.val)
+    shared, own = ensemble.place(hyper, *bags, where)
+    state = ensemble.init_members(task.model, task.keys, task.train, task.config, where)
 
-    def on_device(*args: Any) -> tuple[FitState, Any]:
-        if placement.together > 1:
-            return ensemble.map_members(train_one, own, args, placement.together)
-        epoch = args[-1].epoch
-        infos = jax.tree.map(lambda leaf: jnp.full(epoch.shape, leaf), NO_INFO)
-        running = jnp.sum(~training.has_stopped(args[-1], problem.config))  # all but fillers, which come last
-        return ensemble.advance_in_turn(train_one, own, args, infos, jnp.arange(epoch.size), running)
+    def on_device(shared: Any, of_device: Any) -> tuple[FitState, StepInfo]:
+        def one(member_part: Any) -> tuple[FitState, StepInfo]:
+            (hyper, view, _), state = member_part
+            return member(task, hyper, ensemble.join(shared[0], view), state)
 
-    epoch = jax.jit(
-        jax.shard_map(
-            on_device,
-            mesh=ensemble.mesh_of(placement),
-            in_specs=jax.tree.map(lambda flag: P("member") if flag else P(), own),
-            out_specs=P("member"),
-            check_vma=False,
-        ),
-        donate_argnums=2,
-        compiler_options=ensemble.WIDE_VECTORS,
-    )
-    for _ in range(problem.config.epochs):
-        state, _ = epoch(hyper, train, state)
+        own, state = of_device
+        if where.together > 1:
+            return placement.map_members(one, of_device, where.together)
+        infos = jax.tree.map(lambda leaf: jnp.full(state.epoch.shape, leaf), NO_INFO)
+        running = jnp.sum(~training.has_stopped(state, task.config))  # all but fillers, which come last
+        return ensemble.advance_in_turn(one, own, (state, infos), jnp.arange(state.epoch.size), running)
+
+    def epoch(shared: Any, own: Any, state: FitState) -> FitState:
+        return placement.on_members(on_device, where)(shared, (own, state))[0]
+
+    compiled = jax.jit(epoch, donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
+    for _ in range(task.config.epochs):
+        state = compiled(shared, own, state)
         yield state
 
 
-def sequential_epochs(problem: Problem) -> Iterator[list[FitState]]:
+def sequential_epochs(task: Task) -> Iterator[list[FitState]]:
     """Epochs of all members, each member by a call of its own: a loop in Python."""
-    bag_shape = (problem.train.rows.shape[-1], problem.train.pool.shape[1:])
-    init = jax.jit(lambda key: training.init_fit(problem.mil, key, *bag_shape))
-    epoch = jax.jit(partial(train_member, problem), donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
-    states = [init(key) for key in problem.keys]
-    for _ in range(problem.config.epochs):
-        states = [epoch(problem.hyper, problem.train, state)[0] for state in states]
+    init = jax.jit(lambda keys: training.init_fit(task.model, keys, task.train.slots, task.train.kind.shape))
+    epoch = jax.jit(partial(train_member, task), donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
+    states = [init(jax.tree.map(lambda key, i=i: key[i], task.keys)) for i in range(task.members)]
+    for _ in range(task.config.epochs):
+        states = [epoch(task.hyper, task.train, state)[0] for state in states]
         yield states
 
 
 # ---- whole epochs ----
 
 
-def whole_epochs(problem: Problem, placement: Placement) -> list[float]:
+def whole_epochs(task: Task, where: Placement) -> list[float]:
     """Seconds of the epochs of `fit_ensemble`, with validation, attention statistics, and curves fetched."""
     moments = [time.perf_counter()]
-    ensemble.fit_ensemble(
-        problem.mil, problem.keys, problem.train, problem.val, problem.config, problem.hyper, placement,
-        on_epoch=lambda *_: moments.append(time.perf_counter()),
-    )  # fmt: skip
+    execution = ensemble.Execution(where, on_epoch=lambda *_: moments.append(time.perf_counter()))
+    ensemble.fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
     return np.diff(moments).tolist()
 
 

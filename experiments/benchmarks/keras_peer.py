@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import peer_io
-from peer_io import Curves, EpochClock, Member, Prediction, Split
+from peer_io import Clock, Member, Prediction, Split
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
@@ -56,11 +56,7 @@ class GatedAttention(layers.Layer):
 
     def _matrix(self, name: str, rows: int, columns: int):
         return self.add_weight(
-            name=name,
-            shape=(rows, columns),
-            initializer="glorot_uniform",
-            regularizer=self.penalty,
-            trainable=True,
+            name=name, shape=(rows, columns), initializer="glorot_uniform", regularizer=self.penalty, trainable=True
         )
 
     def call(self, embeddings: list[Any]) -> list[Any]:
@@ -100,7 +96,7 @@ class Stopwatch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.clock = EpochClock([], [])
+        self.clock = Clock([], [])
         self.start, self.trained = 0.0, False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -126,11 +122,10 @@ def as_inputs(split: Split) -> tuple[list[np.ndarray], np.ndarray]:
     return list(np.ascontiguousarray(split.instances.swapaxes(0, 1))), split.labels[:, None]
 
 
-def class_weight_option(options: argparse.Namespace, train: Split) -> dict[int, float] | None:
-    """The weights as `fit` takes them."""
-    if not options.class_weights:
-        return None
-    return dict(enumerate(peer_io.class_weights(train.labels, enabled=True)))
+def fit_options(options: argparse.Namespace, train: Split) -> dict[str, Any]:
+    """Options of `fit`: one bag per step, class weights, and nothing printed."""
+    weights = dict(enumerate(peer_io.class_weights(train.labels, enabled=True))) if options.class_weights else None
+    return {"class_weight": weights, "batch_size": 1, "verbose": 0}
 
 
 def fit_member(options: argparse.Namespace, member: int, train: Split, val: Split, test: Split) -> Member:
@@ -138,40 +133,24 @@ def fit_member(options: argparse.Namespace, member: int, train: Split, val: Spli
     model, stopwatch = fresh_model(options, member, train), Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         best = Path(folder) / "best.weights.h5"
-        history = model.fit(
-            *as_inputs(train),
-            validation_data=as_inputs(val),
-            epochs=options.epochs,
-            class_weight=class_weight_option(options, train),
-            batch_size=1,
-            callbacks=[
-                keras.callbacks.EarlyStopping("val_loss", patience=options.patience, mode="min"),
-                keras.callbacks.ModelCheckpoint(
-                    best, "val_loss", mode="min", save_best_only=True, save_weights_only=True
-                ),
-                stopwatch,
-            ],
-            verbose=0,
-        ).history
+        callbacks = [
+            keras.callbacks.EarlyStopping("val_loss", patience=options.patience, mode="min"),
+            keras.callbacks.ModelCheckpoint(best, "val_loss", mode="min", save_best_only=True, save_weights_only=True),
+            stopwatch,
+        ]
+        more = fit_options(options, train) | {"epochs": options.epochs, "validation_data": as_inputs(val)}
+        history = model.fit(*as_inputs(train), callbacks=callbacks, **more).history
         model.load_weights(best)
-    curves = Curves(history["loss"], history["val_loss"])
-    prediction = predict(model, as_inputs(test)[0])
-    return Member(options.seed + member, model.count_params(), curves, stopwatch.clock, prediction)
+    losses, prediction = (history["loss"], history["val_loss"]), predict(model, as_inputs(test)[0])
+    return Member(options.seed + member, model.count_params(), *losses, stopwatch.clock, prediction)
 
 
 def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
     """Train for the asked number of epochs, without validation or saving."""
     model, stopwatch = fresh_model(options, member, train), Stopwatch()
-    history = model.fit(
-        *as_inputs(train),
-        epochs=options.timing_only_epochs,
-        class_weight=class_weight_option(options, train),
-        batch_size=1,
-        callbacks=[stopwatch],
-        verbose=0,
-    ).history
-    curves = Curves(history["loss"], [])
-    return Member(options.seed + member, model.count_params(), curves, stopwatch.clock, None)
+    more = fit_options(options, train) | {"epochs": options.timing_only_epochs}
+    history = model.fit(*as_inputs(train), callbacks=[stopwatch], **more).history
+    return Member(options.seed + member, model.count_params(), history["loss"], [], stopwatch.clock, None)
 
 
 def predict(model: keras.Model, instances: list[np.ndarray]) -> Prediction:
@@ -183,17 +162,10 @@ def predict(model: keras.Model, instances: list[np.ndarray]) -> Prediction:
 
 def main(options: argparse.Namespace) -> None:
     """Run the members."""
-    versions = {
-        "keras": keras.__version__,
-        options.backend: importlib.import_module(options.backend).__version__,
-    }
-    peer = {
-        "peer": "keras",
-        "backend": options.backend,
-        # Neither backend is told a number: both take every core that they may use.
-        "threads": peer_io.usable_cores(),
-        "versions": peer_io.base_versions() | versions,
-    }
+    versions = {"keras": keras.__version__, options.backend: importlib.import_module(options.backend).__version__}
+    # Neither backend is told a number of threads: both take every core that they may use.
+    threads = peer_io.usable_cores()
+    peer = {"peer": "keras", "backend": options.backend, "threads": threads, "versions": versions}
     peer_io.run_members(options, peer, fit_member, time_member)
 
 

@@ -11,7 +11,6 @@ half a minute. What Keras gave is kept in the folder of the results: started aga
 interrupted run goes on from there. Writes results.json and results.csv. Needs `pip install 'mil_jax[peers]'`.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -27,12 +26,20 @@ import jax
 import measure
 import numpy as np
 
-from mil_jax import bags, cli, datasets, ensemble, evaluation, model, runs, training
-from mil_jax.bags import Bags, Splits
-from mil_jax.datasets import Dataset
-from mil_jax.ensemble import Ensemble
-from mil_jax.errors import InputError
-from mil_jax.model import Prediction
+from mil_jax import datasets
+from mil_jax.bags import Bags, stack_bags
+from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys, predict
+from mil_jax.evaluation import evaluate_members, mean_and_spread
+from mil_jax.model import Prediction, build
+from mil_jax.run import cli
+from mil_jax.run.config import Compute, DataConfig, aside, check_seed, settings
+from mil_jax.run.folder import RunFolder, open_run
+from mil_jax.run.processes import Interrupted, make_cpu_devices
+from mil_jax.run.saved import versions
+from mil_jax.run.screen import Stopwatch, epoch_progress, losses_text, print_table, say
+from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.text import Table, with_error
+from mil_jax.training import FitConfig
 
 # What is judged, and whether more of it is better.
 MEASURES = {"accuracy": True, "auc": True, "loss": False, "hit_at_1": True}
@@ -42,16 +49,11 @@ MEASURES = {"accuracy": True, "auc": True, "loss": False, "hit_at_1": True}
 class Config:
     """Options of the benchmark."""
 
-    draws: int = 8
+    draws: int = aside(8)
     """Draws of bags; more of them can be added later to the same --out."""
     seed: int = 0
     """Decides everything that is drawn."""
-    dataset: Literal["mnist-sample", "mnist"] = "mnist-sample"
-    """The embedded sample, or full MNIST."""
-    data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps prepared sets; its own default where not given."""
-    manual_dir: Path | None = None
-    """A folder, only read, with the canonical .gz files, for use without a network."""
+    data: DataConfig = DataConfig()
     train_bags: int = 1000
     """Bags to learn from."""
     val_bags: int = 300
@@ -62,21 +64,33 @@ class Config:
     """Keras' backend."""
     epochs: int = 20
     """The most epochs of a model; both stop after 10 without a better validation loss."""
-    out: Path = field(default_factory=lambda: measure.default_out("keras_quality"))
+    out: Path = field(default_factory=lambda: measure.default_out("keras_quality"), metadata={"aside": True})
     """The folder of the results."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        measure.at_least(2, self, "draws")  # a standard error takes two
+        measure.at_least(1, self, "epochs")
+        self.bags()
+
+    def bags(self) -> BagsConfig:
+        """How many bags a draw has."""
+        return BagsConfig(train_bags=self.train_bags, val_bags=self.val_bags, test_bags=self.test_bags)
 
 
 def main(config: Config) -> None:
     """Trains both on every draw and compares them."""
-    check(config)
-    cli.make_cpu_devices(cli.Compute())
-    watch = cli.Stopwatch()
-    data = datasets.load(config.dataset, config.data_dir, config.manual_dir)
+    measure.check_keras(config.backend)
+    make_cpu_devices(Compute())
+    watch = Stopwatch()
+    data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
     key_bags, key_members = jax.random.split(jax.random.key(config.seed))
-    options = described(config, data)
-    with runs.open_run(config.out, *options, resume=(config.out / "config.json").exists()) as run:
-        draws = draw_all(key_bags, data, config)
-        test = ensemble.stack_bags([draw.test for draw in draws])
+    draws = [sample_splits(jax.random.fold_in(key_bags, i), data, config.bags()) for i in range(config.draws)]
+    test = stack_bags([draw.test for draw in draws])
+    options, how = settings(config)
+    content = {"name": data.name, "content_hash": data.content_hash}
+    description = {"experiment": "keras_quality", "options": options, "data": content}
+    with open_run(config.out, description, how, resume=(config.out / "config.json").exists()) as run:
         with saying_what_is_kept(config.out / "keras"):
             with watch.phase("keras"):
                 records, keras = train_keras(config, draws)
@@ -84,41 +98,10 @@ def main(config: Config) -> None:
                 trained, ours = train_ours(config, draws, key_members)
         judged = {"mil_jax": judge(ours, test), "keras": judge(keras, test)}
         results = compare(judged)
-        write(run, config, judged, results, records, trained, watch)
+        write(run, config, {"seconds": watch.read(), "results": results, "mil_jax": trained}, judged, records)
     print_results(results, config)
-    cli.say(f"seconds: {'  '.join(f'{name} {value:.0f}' for name, value in watch.read().items())}")
-    cli.say(f"results: {config.out}")
-
-
-def check(config: Config) -> None:
-    """Refuses what no later step would name well."""
-    measure.at_least(2, draws=config.draws)  # a standard error takes two
-    measure.at_least(0, seed=config.seed)
-    measure.at_least(1, epochs=config.epochs)
-    way = {"tensorflow": measure.KERAS_TENSORFLOW, "jax": measure.KERAS_JAX}[config.backend]
-    if missing := measure.missing_packages(way):
-        raise InputError("backend", config.backend, measure.install_remedy(missing))
-
-
-def described(config: Config, data: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For `config.json`: what decides the results of a draw, and what does not."""
-    options = dataclasses.asdict(config)
-    how = {"draws": options.pop("draws")}
-    paths = {name: options.pop(name) for name in ("data_dir", "manual_dir", "out")}
-    content = {"name": data.name, "content_hash": data.content_hash}
-    return {"experiment": "keras_quality", "options": options, "data": content}, how | {"paths": runs.jsonable(paths)}
-
-
-def draw_all(key: jax.Array, data: Dataset, config: Config) -> list[Splits]:
-    """A fresh draw of bags for each number; all views of one pool, so that memory holds the images once."""
-    counts = {"train_bags": config.train_bags, "val_bags": config.val_bags, "test_bags": config.test_bags}
-    draws: list[Splits] = []
-    for i in range(config.draws):
-        draw = bags.sample_splits(jax.random.fold_in(key, i), data, **counts)
-        first = draws[0] if draws else draw
-        shared = [dataclasses.replace(part, pool=of.pool) for part, of in zip(draw, first, strict=True)]
-        draws.append(Splits(*shared))
-    return draws
+    say(f"seconds: {'  '.join(f'{name} {value:.0f}' for name, value in watch.read().items())}")
+    say(f"results: {config.out}")
 
 
 @contextmanager
@@ -129,7 +112,7 @@ def saying_what_is_kept(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = len(list(folder.glob("*.json")))
         remedy = "go on with the same --out and options"
-        raise cli.Interrupted(f"{folder} keeps Keras' results of {kept} draws; {remedy}") from None
+        raise Interrupted(f"{folder} keeps Keras' results of {kept} draws; {remedy}") from None
 
 
 # ---- training ----
@@ -144,11 +127,12 @@ def train_keras(config: Config, draws: list[Splits]) -> tuple[list[dict[str, Any
         file, was_there = keras_draw(config, i, splits, folder)
         record = json.loads(file.read_text())
         with np.load(file.with_suffix(".npz")) as arrays:
-            predictions.append(Prediction(arrays["probabilities"][0], arrays["attention"][0]))
+            probability, attention = arrays["probabilities"][0], arrays["attention"][0]
+        predictions.append(Prediction(probability, attention, np.zeros_like(attention)))
         records.append(record["members"][0] | {"versions": record["versions"]})
         source = "kept from before" if was_there else f"{sum(records[-1]['epoch_seconds']):.0f} s"
-        cli.say(f"Keras, draw {i + 1} of {config.draws}: accuracy {records[-1]['test_accuracy']:.4f}  ({source})")
-    return records, jax.tree.map(lambda *each: np.stack(each), *predictions)
+        say(f"Keras, draw {i + 1} of {config.draws}: accuracy {records[-1]['test_accuracy']:.4f}  ({source})")
+    return records, jax.tree.map(lambda *leaves: np.stack(leaves), *predictions)
 
 
 def keras_draw(config: Config, draw: int, splits: Splits, folder: Path) -> tuple[Path, bool]:
@@ -176,14 +160,12 @@ def digest(peer_bags: Path, options: list[str]) -> str:
 
 def train_ours(config: Config, draws: list[Splits], key: jax.Array) -> tuple[Ensemble, Prediction]:
     """One ensemble in which every member has a draw of its own, and its members' predictions of their test bags."""
-    train, val, test = (ensemble.stack_bags(parts) for parts in zip(*draws, strict=True))
-    mil = model.build()
-    with cli.epoch_progress(config.epochs) as show:
-        trained = ensemble.fit_ensemble(
-            mil, ensemble.member_keys(key, len(draws)), train, val, training.FitConfig(config.epochs),
-            on_epoch=lambda epoch, info, _: show(epoch, f"mil_jax, val loss {np.nanmean(info.val_loss):.4f}"),
-        )  # fmt: skip
-    return trained, ensemble.predict_ensemble(mil, trained.params, test)
+    train, val, test = (stack_bags(parts) for parts in zip(*draws, strict=True))
+    mil, fit = build(), FitConfig(config.epochs)
+    with epoch_progress(config.epochs) as show:
+        execution = Execution(on_epoch=lambda epoch, info, _: show(epoch, f"mil_jax, {losses_text(info)}"))
+        trained = fit_ensemble(mil, member_keys(key, len(draws)), train, val, fit, execution=execution)
+    return trained, predict(mil, trained.members, test)
 
 
 # ---- judging ----
@@ -191,14 +173,14 @@ def train_ours(config: Config, draws: list[Splits], key: jax.Array) -> tuple[Ens
 
 def judge(predicted: Prediction, test: Bags) -> dict[str, np.ndarray]:
     """Each measure for each draw, [S]."""
-    judged = evaluation.evaluate_members(predicted, test)
+    judged = evaluate_members(predicted, test)
     metrics = {name: np.asarray(getattr(judged.bags, name)) for name in ("accuracy", "auc", "loss")}
     return metrics | {"hit_at_1": np.asarray(judged.positive.hit_at_1)}
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float]:
     """The mean and its standard error."""
-    mean, spread = evaluation.mean_and_spread(values.astype(np.float64))
+    mean, spread = mean_and_spread(values.astype(np.float64))
     return {"mean": mean, "standard_error": spread / math.sqrt(len(values))}
 
 
@@ -222,13 +204,11 @@ def compare(judged: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Any
 
 
 def write(
-    run: runs.RunFolder,
+    run: RunFolder,
     config: Config,
+    results: dict[str, Any],
     judged: dict[str, dict[str, np.ndarray]],
-    results: dict[str, dict[str, Any]],
     records: list[dict[str, Any]],
-    trained: Ensemble,
-    watch: cli.Stopwatch,
 ) -> None:
     """Writes every draw's numbers, and what follows from them."""
     rows = [
@@ -236,37 +216,32 @@ def write(
         for i in range(config.draws)
         for who, columns in judged.items()
     ]
-    versions = {name: version for record in records for name, version in record["versions"].items()}
-    run.write_json(
-        "results.json",
-        {
-            **measure.describe(config),
-            "versions": versions | runs.versions(),
-            "seconds": watch.read(),
-            "results": results,
-            "draws": rows,
-            "mil_jax": {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run},
-            "keras": [{name: value for name, value in record.items() if name != "versions"} for record in records],
-        },
-    )
-    measure.write_csv(run.path / "results.csv", rows)
+    trained = results["mil_jax"]
+    content = {
+        **measure.describe(config),
+        "versions": {name: version for record in records for name, version in record.pop("versions").items()}
+        | versions(),
+        **results,
+        "mil_jax": {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run},
+        "draws": rows,
+        "keras": records,
+    }
+    run.write_json("results.json", content)
+    run.write_csv("results.csv", rows)
 
 
 def print_results(results: dict[str, dict[str, Any]], config: Config) -> None:
     """The table, and whether mil_jax is worse in anything."""
-    text = lambda value: f"{value['mean']:+.4f} ± {value['standard_error']:.4f}"  # noqa: E731
+    text = lambda value: with_error(value["mean"], value["standard_error"], digits=4)  # noqa: E731
     rows = [
-        (name.replace("_", " "), text(each["mil_jax"])[1:], text(each["keras"])[1:], text(each["difference"]))
-        for name, each in results.items()
+        (name.replace("_", " "), *(text(of_measure[part]) for part in ("mil_jax", "keras", "difference")))
+        for name, of_measure in results.items()
     ]
-    title = f"Test bags of {config.dataset}, {config.draws} draws: mean ± standard error"
-    columns = ("", "mil_jax", f"Keras ({config.backend})", "mil_jax − Keras, paired")
-    cli.print_table(title, columns, rows)
-    worse = [name for name, each in results.items() if each["worse_by_more_than_two_standard_errors"]]
-    if worse:
-        cli.say(f"mil_jax is worse than Keras by more than two standard errors in: {', '.join(worse)}")
-    else:
-        cli.say(f"mil_jax is worse than Keras by more than two standard errors in none of: {', '.join(results)}")
+    title = f"Test bags of {config.data.dataset}, {config.draws} draws: mean ± standard error"
+    print_table(Table(title, ("", "mil_jax", f"Keras ({config.backend})", "mil_jax − Keras, paired"), rows))
+    worse = [name for name, of_measure in results.items() if of_measure["worse_by_more_than_two_standard_errors"]]
+    what = f"in: {', '.join(worse)}" if worse else f"in none of: {', '.join(results)}"
+    say(f"mil_jax is worse than Keras by more than two standard errors {what}")
 
 
 if __name__ == "__main__":

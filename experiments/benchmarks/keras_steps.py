@@ -18,9 +18,16 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from mil_jax import bags, cli, datasets, model, training
-from mil_jax.bags import Bags
+from mil_jax import datasets
+from mil_jax.bags import Bags, gather
 from mil_jax.errors import InputError
+from mil_jax.model import build
+from mil_jax.optimizer import Hyper, make_hyper
+from mil_jax.run import cli
+from mil_jax.run.screen import print_table
+from mil_jax.sampling import BagsConfig, sample_splits
+from mil_jax.text import Table
+from mil_jax.training import init_fit, member_key, train_step
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,21 @@ class Config:
     backend: Literal["tensorflow", "jax"] = "tensorflow"
     """Keras' backend."""
 
+    def __post_init__(self) -> None:
+        if not self.steps or sorted(set(self.steps)) != list(self.steps) or self.steps[0] < 1:
+            raise InputError("steps", self.steps, "expected growing numbers from 1")
+
 
 def main(config: Config) -> None:
     """Takes the steps with both and prints the largest differences."""
-    if not config.steps or sorted(set(config.steps)) != list(config.steps) or config.steps[0] < 1:
-        raise InputError("steps", config.steps, "give growing numbers from 1")
-    way = {"tensorflow": measure.KERAS_TENSORFLOW, "jax": measure.KERAS_JAX}[config.backend]
-    if missing := measure.missing_packages(way):
-        raise InputError("backend", config.backend, measure.install_remedy(missing))
-    train = bags.sample_splits(jax.random.key(config.seed), datasets.load("mnist-sample"), train_bags=config.steps[-1])[
-        0
-    ]
-    mil, hyper = model.build(), training.make_hyper(train)
-    state = training.init_fit(mil, jax.random.key(config.seed), 3, (28, 28)).train
+    measure.check_keras(config.backend)
+    key, data = jax.random.key(config.seed), datasets.load(datasets.SAMPLE)
+    train = sample_splits(key, data, BagsConfig(train_bags=config.steps[-1])).train
+    mil, hyper = build(), make_hyper(train)
+    state = init_fit(mil, member_key(key), train.slots, train.kind.shape).train
     keras_model = same_keras_model(config.backend, state.params)
-    take_step = jax.jit(
-        lambda state, i: training.train_step(
-            mil, training.FitConfig(), hyper, train, state, i[None], jnp.array([True])
-        )[0]
-    )
+    every = jnp.array([True])
+    take_step = jax.jit(lambda state, i: train_step(mil, hyper, train, state, i[None], every)[0])
     rows, done = [], 0
     for steps in config.steps:
         fit_keras(keras_model, train, hyper, done, steps)
@@ -60,7 +63,7 @@ def main(config: Config) -> None:
             state = take_step(state, jnp.int32(i))
         done = steps
         rows.append([steps, *differences(keras_model, state.params)])
-    cli.print_table("Largest difference between any two parameters", ("steps", "encoder", "attention", "head"), rows)
+    print_table(Table("Largest difference of any parameter", ("steps", "encoder", "attention", "head"), rows))
 
 
 def same_keras_model(backend: str, params: Any) -> Any:
@@ -81,13 +84,15 @@ def keras_layout(params: Any) -> dict[str, Any]:
     """Our parameters by the names that Keras gives them in the peer's model."""
     encoder, pooling = params["encoder"], params["pooling"]
     dense = {"dense": encoder["Dense_0"], "dense_1": encoder["Dense_1"], "dense_2": params["head"]}
-    named = {f"{layer}/{kind}": own[kind] for layer, own in dense.items() for kind in ("kernel", "bias")}
+    named = {
+        f"{layer}/{kind}": layer_params[kind] for layer, layer_params in dense.items() for kind in ("kernel", "bias")
+    }
     return named | {f"attention/{name.lower()}": pooling[name]["kernel"] for name in ("V", "U", "w")}
 
 
-def fit_keras(keras_model: Any, train: Bags, hyper: training.Hyper, start: int, stop: int) -> None:
+def fit_keras(keras_model: Any, train: Bags, hyper: Hyper, start: int, stop: int) -> None:
     """Trains on the bags from `start` to `stop`, in order."""
-    instances = np.asarray(bags.gather(train.pool, train.rows[start:stop]))
+    instances = np.asarray(gather(train.pool, train.rows[start:stop]))
     weights = {i: float(weight) for i, weight in enumerate(hyper.class_weight)}
     keras_model.fit(
         [instances[:, slot] for slot in range(instances.shape[1])], np.asarray(train.label)[start:stop, None],
@@ -97,9 +102,8 @@ def fit_keras(keras_model: Any, train: Bags, hyper: training.Hyper, start: int, 
 
 def differences(keras_model: Any, params: Any) -> list[str]:
     """The largest difference in encoder, attention and head."""
-    theirs = {weight.path: np.asarray(value) for weight, value in zip(
-        keras_model.weights, keras_model.get_weights(), strict=True)}  # fmt: skip
-    apart = {path: float(np.abs(theirs[path] - np.asarray(own)).max()) for path, own in keras_layout(params).items()}
+    theirs = dict(zip((weight.path for weight in keras_model.weights), keras_model.get_weights(), strict=True))
+    apart = {path: float(np.abs(theirs[path] - np.asarray(ours)).max()) for path, ours in keras_layout(params).items()}
     parts = (("dense/", "dense_1/"), ("attention/",), ("dense_2/",))
     return [f"{max(value for path, value in apart.items() if path.startswith(part)):.1e}" for part in parts]
 

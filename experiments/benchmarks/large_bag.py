@@ -8,7 +8,6 @@ own, which gives the peak memory. Then both in one process: the largest differen
 
 import json
 import multiprocessing
-import resource
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peer_io
 
-from mil_jax import cli
-from mil_jax.errors import InputError
+from mil_jax.errors import check_whole
 from mil_jax.pooling import AttentionPooling
+from mil_jax.run import cli
+from mil_jax.run.screen import print_table, say
+from mil_jax.text import Table
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,25 @@ class Config:
     rounds: int = 3
     """How often each is timed; the median counts."""
 
+    def __post_init__(self) -> None:
+        for name in vars(self):
+            check_whole(name, getattr(self, name), 1)
+
 
 def main(config: Config) -> None:
     """Measures both ways and compares them."""
-    for name in ("instances", "features", "attention_units", "chunk", "rounds"):
-        if getattr(config, name) < 1:
-            raise InputError(name, getattr(config, name), "use at least 1")
     rows = []
     for name, chunk in (("dense", None), (f"chunks of {config.chunk:,}", config.chunk)):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append((name, *pool.apply(measure, (config, chunk))))
-    columns = (
-        "attention",
-        "seconds, forward and backward",
-        "between input and output, MiB",
-        "peak of the process, MiB",
-    )
-    cli.print_table(f"One bag of {config.instances:,} x {config.features}", columns, rows)
-    dense, chunked = (
-        jax.tree.map(np.asarray, step_of(config, chunk)(*inputs(config))) for chunk in (None, config.chunk)
-    )
-    leaves = zip(jax.tree.leaves(dense), jax.tree.leaves(chunked), strict=True)
-    differences = [float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)) for one, other in leaves]
-    cli.say(f"largest difference, as a share of the largest value of the same array: {max(differences):.1e}")
-    cli.say(json.dumps({"rows": rows, "largest_difference": max(differences)}))
+    columns = ("attention", "seconds", "between, MiB", "peak, MiB")
+    note = "forward and backward; between input and output; of the process"
+    print_table(Table(f"One bag of {config.instances:,} x {config.features}", columns, rows, note))
+    both = (jax.tree.leaves(step_of(config, chunk)(*inputs(config))) for chunk in (None, config.chunk))
+    leaves = [tuple(map(np.asarray, pair)) for pair in zip(*both, strict=True)]
+    difference = max(float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)) for one, other in leaves)
+    say(f"largest difference, as a share of the largest value of the same array: {difference:.1e}")
+    say(json.dumps({"rows": rows, "largest_difference": difference}))
 
 
 def inputs(config: Config) -> tuple[Any, jax.Array, jax.Array]:
@@ -92,8 +89,8 @@ def measure(config: Config, chunk: int | None) -> tuple[float, float, float]:
         started = time.perf_counter()
         jax.block_until_ready(step(*arguments))
         times.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return float(np.median(times)), step.memory_analysis().temp_size_in_bytes / 2**20, peak
+    between = step.memory_analysis().temp_size_in_bytes / 2**20
+    return float(np.median(times)), between, peer_io.peak_memory_mib()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ The process that starts the others stays small, and so does its memory: a child'
 it, is never below what its parent held when it started it.
 """
 
-import csv
 import importlib.util
 import json
 import os
@@ -29,9 +28,11 @@ import jax
 import numpy as np
 import peer_io
 
-from mil_jax import cli, runs
-from mil_jax.bags import Bags, Splits, gather
-from mil_jax.errors import InputError, RunError
+from mil_jax.bags import gather
+from mil_jax.errors import InputError, RunError, check_whole
+from mil_jax.run.folder import RunFolder, check_free
+from mil_jax.run.screen import say
+from mil_jax.sampling import Splits
 
 HERE = Path(__file__).parent
 
@@ -86,7 +87,6 @@ class Way:
 CORES = peer_io.usable_cores()
 
 PLACED = Way("mil_jax", "jax_worker.py", ("--way", "placed", "--parts", "both"))
-UNROLLED = Way("mil_jax, unroll 2", "jax_worker.py", ("--way", "placed", "--parts", "both", "--unroll", "2"))
 VMAP = Way("mil_jax, plain vmap", "jax_worker.py", ("--way", "vmap", "--parts", "train"))
 SEQUENTIAL = Way("mil_jax, one by one", "jax_worker.py", ("--way", "sequential", "--parts", "train"))
 ADAM = Way("Adam's update alone", "jax_worker.py", ("--way", "adam", "--parts", "train"))
@@ -95,6 +95,7 @@ TORCH_THREADS = Way(f"PyTorch, {CORES} threads", "torch_peer.py", ("--threads", 
 TORCH_PER_CORE = Way(f"PyTorch, {CORES} processes", "torch_peer.py", ("--threads", "1"), ("torch",), CORES)
 KERAS_TENSORFLOW = Way("Keras, TensorFlow", "keras_peer.py", ("--backend", "tensorflow"), ("keras", "tensorflow"))
 KERAS_JAX = Way("Keras, JAX", "keras_peer.py", ("--backend", "jax"), ("keras",))
+KERAS = {"tensorflow": KERAS_TENSORFLOW, "jax": KERAS_JAX}
 
 
 def missing_packages(way: Way) -> list[str]:
@@ -107,15 +108,28 @@ def install_remedy(packages: Sequence[str]) -> str:
     return f"{' and '.join(packages)} not installed: pip install 'mil_jax[peers]' (PyTorch's CPU build suffices)"
 
 
+def check_keras(backend: str) -> None:
+    """Refuses a backend of Keras that is not installed.
+
+    Raises:
+        InputError: as said.
+    """
+    if missing := missing_packages(KERAS[backend]):
+        raise InputError("backend", backend, install_remedy(missing))
+
+
 def installed(ways: Iterable[Way]) -> list[Way]:
     """The ways that can be measured here; says a line about each of the others."""
-    found = []
+    kept = []
     for way in ways:
         if missing := missing_packages(way):
-            cli.say(f"left out: {way.name}: {install_remedy(missing)}")
+            say(f"left out: {way.name}: {install_remedy(missing)}")
         else:
-            found.append(way)
-    return found
+            kept.append(way)
+    return kept
+
+
+# ---- options ----
 
 
 def chosen(known: Mapping[str, tuple[Way, ...]], option: str, text: str) -> list[Way]:
@@ -126,7 +140,7 @@ def chosen(known: Mapping[str, tuple[Way, ...]], option: str, text: str) -> list
     """
     names = [name for name in text.split(",") if name]
     if unknown := [name for name in names if name not in known]:
-        raise InputError(option, unknown[0], f"use some of {','.join(known)}, or '' for none")
+        raise InputError(option, unknown[0], f"expected some of {','.join(known)}, or '' for none")
     return [way for name in names for way in known[name]]
 
 
@@ -138,19 +152,18 @@ def sizes(option: str, text: str) -> tuple[int, ...]:
     """
     parts = [part for part in text.split(",") if part]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(option, text, "use whole numbers from 1 on, with commas between them, such as 1,2,8")
+        raise InputError(option, text, "expected whole numbers from 1, with commas between them, such as 1,2,8")
     return tuple(sorted({int(part) for part in parts}))
 
 
-def at_least(least: int, **options: int) -> None:
+def at_least(least: int, config: Any, *names: str) -> None:
     """Refuses options below `least`.
 
     Raises:
         InputError: naming the option.
     """
-    for name, value in options.items():
-        if value < least:
-            raise InputError(name, value, f"use at least {least}")
+    for name in names:
+        check_whole(name, getattr(config, name), least)
 
 
 # ---- measuring ----
@@ -182,32 +195,23 @@ class Measurement:
 
 
 def write_peer_bags(splits: Splits, path: Path) -> None:
-    """Writes bags as the peers read them: the images of all slots as floats, and the labels.
-
-    Args:
-        splits: full bags.
-        path: an .npz file.
-    """
+    """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
     arrays = {}
     for name, part in splits._asdict().items():
-        arrays |= {f"{name}_instances": images_of(part), f"{name}_labels": np.asarray(part.label)}
+        images = np.asarray(gather(part.pool, part.rows))
+        arrays |= {f"{name}_instances": images, f"{name}_labels": np.asarray(part.label)}
     np.savez(path, **arrays)
 
 
-def images_of(part: Bags) -> np.ndarray:
-    """The instances of all slots, [B, K, height, width], in [0, 1]."""
-    return np.asarray(gather(part.pool, part.rows))
-
-
 @contextmanager
-def task_of(seed: int, train_bags: int, val_bags: int) -> Iterator[Task]:
-    """A task on bags of the embedded sample, whose file is gone afterwards."""
+def task_of(config: Any) -> Iterator[Task]:
+    """A task on bags of the embedded sample, as the options say, whose file is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bags.npz"
-        counts = ["--train-bags", str(train_bags), "--val-bags", str(val_bags)]
+        counts = ["--train-bags", str(config.train_bags), "--val-bags", str(config.val_bags)]
         # In a process of its own, so that this one stays small.
-        run_scripts("jax_worker.py", [["--job", "bags", "--seed", str(seed), *counts, "--out", str(path)]])
-        yield Task(path, seed, train_bags, val_bags)
+        run_scripts("jax_worker.py", [["--job", "bags", "--seed", str(config.seed), *counts, "--out", str(path)]])
+        yield Task(path, config.seed, config.train_bags, config.val_bags)
 
 
 def run_scripts(script: str, argument_lists: Sequence[Sequence[str]]) -> None:
@@ -233,6 +237,14 @@ def run_scripts(script: str, argument_lists: Sequence[Sequence[str]]) -> None:
             raise RunError(f"{script} {how}: {last:.300}")
 
 
+def answers_of(script: str, argument_lists: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """What a script writes into its --out, for each list of arguments, all at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{copy}.json" for copy in range(len(argument_lists))]
+        run_scripts(script, [[*args, "--out", str(file)] for args, file in zip(argument_lists, files, strict=True)])
+        return [json.loads(file.read_text()) for file in files]
+
+
 def measure(way: Way, task: Task, members: int, epochs: int, number: int) -> tuple[Measurement, dict[str, str]]:
     """One measurement, in round `number`, and the versions of what was measured.
 
@@ -246,26 +258,16 @@ def measure(way: Way, task: Task, members: int, epochs: int, number: int) -> tup
     Raises:
         RunError: the way failed.
     """
-    arguments = way.arguments(task, members // way.copies, epochs + 1)
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{copy}.json" for copy in range(way.copies)]
-        run_scripts(way.script, [[*arguments, "--out", str(file)] for file in files])
-        answers = [json.loads(file.read_text()) for file in files]
-    train = [us for answer in answers for us in timed_epochs(way, answer, "train")]
-    whole = [us for answer in answers for us in timed_epochs(way, answer, "whole")]
-    measured = Measurement(
-        way=way.name,
-        members=members,
-        round=number,
+    answers = answers_of(way.script, [way.arguments(task, members // way.copies, epochs + 1)] * way.copies)
+
+    def microseconds(part: str) -> tuple[float, ...]:
         # Copies work at the same time, so that a member takes a part of the time that each copy needs for one.
-        train=tuple(us / way.copies for us in train),
-        whole=tuple(us / way.copies for us in whole),
-        peak_memory_mib=sum(answer["peak_memory_mib"] for answer in answers),
-        load=load,
-        details=answers[0].get("details", {}),
-    )
-    return measured, answers[0]["versions"]
+        return tuple(us / way.copies for answer in answers for us in timed_epochs(way, answer, part))
+
+    memory = sum(answer["peak_memory_mib"] for answer in answers)
+    train, whole, details = microseconds("train"), microseconds("whole"), answers[0].get("details", {})
+    return Measurement(way.name, members, number, train, whole, memory, load, details), answers[0]["versions"]
 
 
 def timed_epochs(way: Way, answer: dict[str, Any], part: str) -> list[float]:
@@ -300,38 +302,36 @@ def measure_in_rounds(cases: Sequence[Case], task: Task, rounds: int) -> Measure
     """Measures every case once in each round, so that a slow minute of the machine hits all ways alike.
 
     A case that fails, for want of memory, say, is left out, with a line that says so.
+
+    Raises:
+        RunError: nothing could be measured.
     """
     warn_if_busy()
     start = time.perf_counter()
-    found, versions, failures = [], {}, []
-    for number in range(1, rounds + 1):
-        for case in cases:
-            label = f"round {number} of {rounds}  {case.way.name:24} S = {case.members:<5}"
-            try:
-                measured, its_versions = measure(case.way, task, case.members, case.epochs, number)
-            except RunError as error:
-                failures.append(f"{case.way.name}, S = {case.members}, round {number}: {error}")
-                cli.say(f"{label} left out: {error}")
-                continue
-            found.append(measured)
-            versions |= its_versions
-            cli.say(f"{label} {measured_text(measured)}")
-    if not found:
+    every, versions, failures = [], {}, []
+    for number, case in ((number, case) for number in range(1, rounds + 1) for case in cases):
+        label = f"round {number} of {rounds}  {case.way.name:24} S = {case.members:<5}"
+        try:
+            measured, its_versions = measure(case.way, task, case.members, case.epochs, number)
+        except RunError as error:
+            failures.append(f"{case.way.name}, S = {case.members}, round {number}: {error}")
+            say(f"{label} left out: {error}")
+            continue
+        every.append(measured)
+        versions |= its_versions
+        whole = f", with validation {median(measured.whole):.1f}" if measured.whole else ""
+        times = f"{median(measured.train):9.1f} us per member and step{whole}"
+        say(f"{label} {times};  {measured.peak_memory_mib:.0f} MiB")
+    if not every:
         raise RunError("nothing could be measured: see the lines above")
-    return Measured(found, versions, failures, time.perf_counter() - start)
+    return Measured(every, versions, failures, time.perf_counter() - start)
 
 
 def warn_if_busy() -> None:
     """Says so where other processes would be measured as well."""
     load = os.getloadavg()[0]
     if load > CORES / 2:
-        cli.say(f"warning: other processes keep {load:.1f} of {CORES} cores busy, which the times will show")
-
-
-def measured_text(measured: Measurement) -> str:
-    """The measurement as a line."""
-    whole = f", with validation {median(measured.whole):.1f}" if measured.whole else ""
-    return f"{median(measured.train):9.1f} us per member and step{whole};  {measured.peak_memory_mib:.0f} MiB"
+        say(f"warning: other processes keep {load:.1f} of {CORES} cores busy, which the times will show")
 
 
 # ---- results ----
@@ -364,24 +364,19 @@ class Row:
 
 def summarize(measurements: Sequence[Measurement]) -> list[Row]:
     """One row for each case, in the order in which they were first measured."""
-    cases = dict.fromkeys((each.way, each.members) for each in measurements)
-    return [row_of([each for each in measurements if (each.way, each.members) == case]) for case in cases]
+    cases: dict[tuple[str, int], list[Measurement]] = {}
+    for measured in measurements:
+        cases.setdefault((measured.way, measured.members), []).append(measured)
+    return [row_of(rounds) for rounds in cases.values()]
 
 
 def row_of(rounds: Sequence[Measurement]) -> Row:
     """The row of the rounds of one case."""
-    train = [median(each.train) for each in rounds]
-    whole = [median(each.whole) for each in rounds if each.whole]
-    return Row(
-        way=rounds[0].way,
-        members=rounds[0].members,
-        rounds=len(rounds),
-        train_us=median(train),
-        train_us_low=min(train),
-        train_us_high=max(train),
-        whole_us=median(whole) if whole else None,
-        peak_memory_mib=max(each.peak_memory_mib for each in rounds),
-    )
+    train = [median(measured.train) for measured in rounds]
+    whole = [median(measured.whole) for measured in rounds if measured.whole]
+    memory = max(measured.peak_memory_mib for measured in rounds)
+    times = (median(train), min(train), max(train), median(whole) if whole else None)
+    return Row(rounds[0].way, rounds[0].members, len(rounds), *times, memory)
 
 
 def start(out: Path) -> None:
@@ -391,9 +386,9 @@ def start(out: Path) -> None:
         InputError: the folder holds results or a run already, or cannot be made.
     """
     jax.config.update("jax_platforms", "cpu")
-    runs.check_free(out, can_resume=False)
+    check_free(out, can_resume=False)
     if (out / "results.json").exists():
-        raise InputError("out", str(out), "it holds results already: choose another folder")
+        raise InputError("out", str(out), "expected a folder without results: choose another one")
 
 
 def default_out(name: str) -> Path:
@@ -401,43 +396,19 @@ def default_out(name: str) -> Path:
     return Path("runs/benchmarks") / name / time.strftime("%Y%m%d-%H%M%S")
 
 
-def results_folder(out: Path) -> runs.RunFolder:
-    """The folder, made if need be; its files are whole or absent."""
-    out.mkdir(parents=True, exist_ok=True)
-    return runs.RunFolder(out, "", can_resume=False)
-
-
 def describe(config: Any) -> dict[str, Any]:
     """The command, its options and the machine, for `results.json`."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "options": asdict(config),
-        "usable_cores": CORES,
-    }
+    return {"command": shlex.join(["python", *sys.argv]), "options": asdict(config), "usable_cores": CORES}
 
 
-def write_measured(folder: runs.RunFolder, config: Any, measured: Measured, rows: Sequence[Row], **more: Any) -> None:
+def write_measured(config: Any, measured: Measured, rows: Sequence[Row], **more: Any) -> RunFolder:
     """Writes `results.json`, with every measurement, and `results.csv`, with a line for each case."""
+    folder = RunFolder(config.out, "", can_resume=False)
+    table = [asdict(row) for row in rows]
+    content = {"versions": measured.versions, "seconds": measured.seconds, "rows": table, **more}
+    every = [asdict(one) for one in measured.all]
     folder.write_json(
-        "results.json",
-        {
-            **describe(config),
-            "versions": measured.versions,
-            "seconds": measured.seconds,
-            "rows": [asdict(row) for row in rows],
-            **more,
-            "failures": measured.failures,
-            "measurements": [asdict(each) for each in measured.all],
-        },
+        "results.json", {**describe(config), **content, "failures": measured.failures, "measurements": every}
     )
-    write_csv(folder.path / "results.csv", [asdict(row) for row in rows])
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with the same keys; what is undefined stays empty."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    folder.write_csv("results.csv", table)
+    return folder

@@ -19,7 +19,9 @@ from pathlib import Path
 import measure
 from measure import Case, Row, Way
 
-from mil_jax import cli
+from mil_jax.run import cli
+from mil_jax.run.screen import print_table, say
+from mil_jax.text import Table
 
 # Where there is one member, `fit_ensemble` still takes two devices, for the sake of its numbers; this is one alone.
 ONE_DEVICE = replace(measure.SEQUENTIAL, name="mil_jax, one device")
@@ -29,6 +31,7 @@ PEERS: dict[str, tuple[Way, ...]] = {
     "keras-tensorflow": (measure.KERAS_TENSORFLOW,),
     "keras-jax": (measure.KERAS_JAX,),
 }
+FASTER_LOOP = "PyTorch, the faster loop"
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,24 @@ class Config:
     out: Path = field(default_factory=lambda: measure.default_out("member_speed"))
     """The folder of the results."""
 
+    def __post_init__(self) -> None:
+        measure.at_least(2, self, "own_epochs", "epochs")
+        measure.at_least(1, self, "rounds", "train_bags", "val_bags")
+
 
 def main(config: Config) -> None:
     """Measures all ways and compares them."""
-    measure.at_least(2, own_epochs=config.own_epochs, epochs=config.epochs)
-    measure.at_least(1, rounds=config.rounds, train_bags=config.train_bags, val_bags=config.val_bags)
     peers = measure.chosen(PEERS, "peers", config.peers)
     measure.start(config.out)
     cases = [Case(way, 1, config.own_epochs - 1) for way in (measure.PLACED, ONE_DEVICE)]
     cases += [Case(way, 1, config.epochs - 1) for way in measure.installed(peers)]
-    with measure.task_of(config.seed, config.train_bags, config.val_bags) as task:
+    with measure.task_of(config) as task:
         measured = measure.measure_in_rounds(cases, task, config.rounds)
     rows = measure.summarize(measured.all)
     times = times_as_long(rows)
-    measure.write_measured(measure.results_folder(config.out), config, measured, rows, times_as_long=times)
+    measure.write_measured(config, measured, rows, times_as_long=times)
     print_rows(rows, times)
-    cli.say(f"{measured.seconds:.0f} seconds; results: {config.out}")
+    say(f"{measured.seconds:.0f} seconds; results: {config.out}")
 
 
 def times_as_long(rows: Sequence[Row]) -> dict[str, float]:
@@ -77,29 +82,23 @@ def times_as_long(rows: Sequence[Row]) -> dict[str, float]:
         return {}
     times = {name: us / time[measure.PLACED.name] for name, us in time.items()}
     loops = [times[way.name] for way in PEERS["torch"] if way.name in times]
-    return times | ({"PyTorch, the faster loop": min(loops)} if len(loops) == len(PEERS["torch"]) else {})
+    return times | ({FASTER_LOOP: min(loops)} if len(loops) == len(PEERS["torch"]) else {})
 
 
 def print_rows(rows: Sequence[Row], times: dict[str, float]) -> None:
     """The table, and what follows from it."""
-    columns = ("", "training alone", "fastest round", "slowest round", "with validation", "times mil_jax", "peak MiB")
+    columns = ("", "training", "fastest", "slowest", "with validation", "x mil_jax", "peak MiB")
+    rounded = lambda us: None if us is None else round(us, 1)  # noqa: E731
     cells = [
-        (
-            row.way,
-            round(row.train_us, 1),
-            round(row.train_us_low, 1),
-            round(row.train_us_high, 1),
-            float("nan") if row.whole_us is None else round(row.whole_us, 1),
-            times.get(row.way, float("nan")),
-            round(row.peak_memory_mib),
-        )
+        (row.way, *map(rounded, (row.train_us, row.train_us_low, row.train_us_high, row.whole_us)),
+         times.get(row.way), round(row.peak_memory_mib))
         for row in rows
-    ]
-    caption = "medians over rounds; with validation: also attention statistics, divided by the training steps"
-    cli.print_table("One member, one step: microseconds", columns, cells, caption)
-    for name in ("PyTorch, the faster loop", measure.KERAS_TENSORFLOW.name, measure.KERAS_JAX.name):
+    ]  # fmt: skip
+    caption = "medians over rounds, and the fastest and slowest round; validation with attention statistics"
+    print_table(Table("One member, one step: microseconds", columns, cells, caption))
+    for name in (FASTER_LOOP, measure.KERAS_TENSORFLOW.name, measure.KERAS_JAX.name):
         if name in times:
-            cli.say(f"{name}: {times[name]:.1f} times as long as mil_jax")
+            say(f"{name}: {times[name]:.1f} times as long as mil_jax")
 
 
 if __name__ == "__main__":

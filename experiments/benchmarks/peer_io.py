@@ -17,10 +17,10 @@ import resource
 import statistics
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -45,27 +45,14 @@ class Split:
 
 
 @dataclass(frozen=True)
-class EpochClock:
+class Clock:
     """Seconds of every epoch, E of each: the whole epoch, and its training part alone."""
 
     epoch_seconds: list[float]
     train_seconds: list[float]
 
-    def microseconds_per_step(self, steps: int) -> list[float]:
-        """Microseconds per training step, one number per epoch."""
-        return [1e6 * seconds / steps for seconds in self.train_seconds]
 
-
-@dataclass(frozen=True)
-class Curves:
-    """Losses per epoch: training (class-weighted), validation (not weighted), both with L2."""
-
-    train_loss: list[float]
-    val_loss: list[float]
-
-
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """Of every test bag: ``probabilities [B, C]`` and ``attention [B, K]``."""
 
     probabilities: np.ndarray
@@ -74,12 +61,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Member:
-    """One member's run; ``prediction`` is None where only the time was asked for."""
+    """One member's run, with its losses per epoch: training (class-weighted), validation (not), both with L2.
+
+    Where only the time was asked for, there is no validation loss, and no prediction.
+    """
 
     seed: int
     parameters: int
-    curves: Curves
-    clock: EpochClock
+    train_loss: list[float]
+    val_loss: list[float]
+    clock: Clock
     prediction: Prediction | None
 
 
@@ -97,61 +88,39 @@ class OneLineParser(argparse.ArgumentParser):
         stop(message)
 
 
-def whole_number(text: str, minimum: int) -> int:
-    """The whole number in ``text``, at least ``minimum``; argparse reports the error otherwise."""
-    if not text.isdecimal() or int(text) < minimum:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {minimum} on")
-    return int(text)
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """The type of an option: a whole number, at least ``minimum``."""
 
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {minimum}")
+        return int(text)
 
-def count(text: str) -> int:
-    """A whole number from 1 on."""
-    return whole_number(text, 1)
-
-
-def seed_number(text: str) -> int:
-    """A whole number from 0 on."""
-    return whole_number(text, 0)
-
-
-def timed_epochs(text: str) -> int:
-    """A whole number from 2 on: the first epoch warms up and does not count."""
-    return whole_number(text, 2)
+    return parse
 
 
 def json_path(text: str) -> Path:
     """A path that ends in .json, so that the .npz file beside it cannot be the same file."""
     if Path(text).suffix != ".json":
-        raise argparse.ArgumentTypeError(f"{text!r} must end in .json")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends in .json")
     return Path(text)
 
 
 def option_parser(description: str) -> OneLineParser:
     """The options that both peers have; each adds its own."""
     parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
+    add, count = parser.add_argument, whole_number(1)
     add("--bags", type=Path, required=True, help="the .npz file that holds the bags")
-    add(
-        "--out",
-        type=json_path,
-        required=True,
-        help="the .json file to write; the .npz lies beside it",
-    )
-    add("--seed", type=seed_number, default=0, help="seed of the first member; member i adds i")
+    add("--out", type=json_path, required=True, help="the .json file to write; the .npz lies beside it")
+    add("--seed", type=whole_number(0), default=0, help="seed of the first member; member i adds i")
     add("--members", type=count, default=1, help="members, trained one after the other")
     add("--epochs", type=count, default=20, help="most epochs of a member")
     add("--patience", type=count, default=10, help="epochs without a better validation loss")
-    add(
-        "--class-weights",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="weigh the training loss by total / (2 x count of the class)",
-    )
-    add(
-        "--timing-only-epochs",
-        type=timed_epochs,
-        help="train so many epochs without validation, and write times only",
-    )
+    class_weights = "weigh the training loss by total / (2 x count of the class)"
+    add("--class-weights", action=argparse.BooleanOptionalAction, default=True, help=class_weights)
+    # At least 2: the first epoch warms up and does not count.
+    timing = "train so many epochs without validation, and write times only"
+    add("--timing-only-epochs", type=whole_number(2), help=timing)
     return parser
 
 
@@ -170,17 +139,12 @@ def read_split(path: Path, name: str) -> Split:
         with np.load(path) as arrays:
             instances, labels = arrays[f"{name}_instances"], arrays[f"{name}_labels"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        stop(
-            f"--bags {path}: must be a whole .npz file with {name}_instances [B, K, height, width]"
-            f" and {name}_labels [B]"
-        )
+        stop(f"--bags {path}: expected a whole .npz file with {name}_instances and {name}_labels")
     if instances.ndim != 4 or labels.shape != instances.shape[:1] or not labels.size:
-        stop(
-            f"--bags {path}: {name}_instances {instances.shape} and {name}_labels {labels.shape}"
-            " must be [B, K, height, width] and [B] with B at least 1"
-        )
+        shapes = f"{name}_instances {instances.shape} and {name}_labels {labels.shape}"
+        stop(f"--bags {path}: {shapes}: expected [B, K, height, width] and [B] with B at least 1")
     if not np.isin(labels, (0, 1)).all():
-        stop(f"--bags {path}: {name}_labels must be 0 or 1")
+        stop(f"--bags {path}: {name}_labels: expected 0 or 1")
     return Split(instances.astype(np.float32), labels.astype(np.int32))
 
 
@@ -190,22 +154,9 @@ def class_weights(labels: np.ndarray, enabled: bool) -> tuple[float, float]:
         return 1.0, 1.0
     negative, positive = np.bincount(labels, minlength=2).tolist()
     if not negative or not positive:
-        stop(
-            f"train_labels hold {negative} negative and {positive} positive bags: class weights"
-            " need both classes, or --no-class-weights"
-        )
+        bags = f"{negative} negative and {positive} positive bags"
+        stop(f"train_labels hold {bags}: class weights need both classes, or --no-class-weights")
     return labels.size / (2 * negative), labels.size / (2 * positive)
-
-
-def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Share of bags whose more probable class is the label."""
-    return float(np.mean(probabilities.argmax(axis=1) == labels))
-
-
-def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log p(label), without L2; p is kept away from 0 by Keras' margin of 1e-7."""
-    chosen = probabilities[np.arange(labels.size), labels].astype(np.float64)
-    return float(-np.mean(np.log(np.clip(chosen, 1e-7, 1.0))))
 
 
 def area_under_roc(scores: np.ndarray, labels: np.ndarray) -> float | None:
@@ -223,33 +174,34 @@ def area_under_roc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     return float(above / (positives * negatives))
 
 
-def steady_median(per_epoch: Sequence[float]) -> float | None:
-    """Median over the epochs after the first, which compiles and warms up; None without any."""
-    return statistics.median(per_epoch[1:]) if len(per_epoch) > 1 else None
-
-
 def member_record(member: Member, train: Split, test: Split | None) -> dict[str, Any]:
     """One member as it is written to the JSON file; the best epoch counts from 0."""
-    steps = member.clock.microseconds_per_step(train.labels.size)
+    steps = [1e6 * seconds / train.labels.size for seconds in member.clock.train_seconds]
     record: dict[str, Any] = {
         "seed": member.seed,
         "epochs_run": len(steps),
         "parameters": member.parameters,
-        "train_loss": member.curves.train_loss,
+        "train_loss": member.train_loss,
         "epoch_seconds": member.clock.epoch_seconds,
         "microseconds_per_step_by_epoch": steps,
         "microseconds_per_step": steady_median(steps),
     }
     if test is None or member.prediction is None:
         return record
-    probabilities = member.prediction.probabilities
+    probabilities, labels = member.prediction.probabilities, test.labels
+    of_label = probabilities[np.arange(labels.size), labels].astype(np.float64)
     return record | {
-        "val_loss": member.curves.val_loss,
-        "best_epoch": int(np.argmin(member.curves.val_loss)),
-        "test_loss": cross_entropy(probabilities, test.labels),
-        "test_accuracy": accuracy(probabilities, test.labels),
-        "test_auc": area_under_roc(probabilities[:, 1], test.labels),
+        "val_loss": member.val_loss,
+        "best_epoch": int(np.argmin(member.val_loss)),
+        "test_loss": float(-np.mean(np.log(np.clip(of_label, 1e-7, 1.0)))),  # without L2; the margin is Keras'
+        "test_accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
+        "test_auc": area_under_roc(probabilities[:, 1], labels),
     }
+
+
+def steady_median(per_epoch: list[float]) -> float | None:
+    """Median over the epochs after the first, which compiles and warms up; None without any."""
+    return statistics.median(per_epoch[1:]) if len(per_epoch) > 1 else None
 
 
 def usable_cores() -> int:
@@ -266,6 +218,13 @@ def peak_memory_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def write_json(out: Path, content: Any) -> None:
+    """Write a file that is whole or absent."""
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(out)
+
+
 def write_results(out: Path, peer: dict[str, Any], members: list[Member], train: Split, test: Split | None) -> None:
     """Write the results of a run; the JSON file comes last, so that it stands for the whole.
 
@@ -279,7 +238,11 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
     """
     records = [member_record(member, train, test) for member in members]
     steady = [us for record in records for us in record["microseconds_per_step_by_epoch"][1:]]
-    summary = peer | {
+    predictions = [member.prediction for member in members if member.prediction is not None]
+    if predictions:
+        probabilities, attention = (np.stack(arrays) for arrays in zip(*predictions, strict=True))
+        np.savez(out.with_suffix(".npz"), probabilities=probabilities, attention=attention)
+    summary = {
         "mode": "timing" if test is None else "full",
         "bag_size": train.bag_size,
         "steps_per_epoch": train.labels.size,
@@ -289,29 +252,7 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
         "peak_memory_mib": peak_memory_mib(),
         "members": records,
     }
-    predictions = [member.prediction for member in members if member.prediction is not None]
-    if predictions:
-        np.savez(
-            out.with_suffix(".npz"),
-            probabilities=np.stack([prediction.probabilities for prediction in predictions]),
-            attention=np.stack([prediction.attention for prediction in predictions]),
-        )
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(out)
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder of ``out``; stops where that fails, which is better known before training."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        stop(f"--out {out}: the folder cannot be made: {problem.strerror}")
-
-
-def base_versions() -> dict[str, str]:
-    """Versions of Python and NumPy."""
-    return {"python": platform.python_version(), "numpy": np.__version__}
+    write_json(out, peer | summary)
 
 
 def run_members(
@@ -321,13 +262,15 @@ def run_members(
     time_member: Callable[[argparse.Namespace, int, Split], Member],
 ) -> None:
     """Read the bags, train or time the members one after the other, write the results."""
-    make_folder(options.out)
-    train = read_split(options.bags, "train")
-    indices = range(options.members)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # better known before training than after it
+    except OSError as problem:
+        stop(f"--out {options.out}: the folder cannot be made: {problem.strerror}")
+    peer["versions"] = {"python": platform.python_version(), "numpy": np.__version__} | peer["versions"]
+    train, test = read_split(options.bags, "train"), None
     if options.timing_only_epochs:
-        members = [time_member(options, index, train) for index in indices]
-        write_results(options.out, peer, members, train, None)
-        return
-    val, test = read_split(options.bags, "val"), read_split(options.bags, "test")
-    members = [fit_member(options, index, train, val, test) for index in indices]
+        members = [time_member(options, i, train) for i in range(options.members)]
+    else:
+        val, test = read_split(options.bags, "val"), read_split(options.bags, "test")
+        members = [fit_member(options, i, train, val, test) for i in range(options.members)]
     write_results(options.out, peer, members, train, test)

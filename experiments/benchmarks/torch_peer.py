@@ -18,13 +18,13 @@ import sys
 import time
 
 import peer_io
-from peer_io import Curves, EpochClock, Member, Prediction, Split
+from peer_io import Clock, Member, Prediction, Split
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """The options of this peer."""
     parser = peer_io.option_parser("The Keras example's model as a plain PyTorch loop.")
-    parser.add_argument("--threads", type=peer_io.count, default=1, help="threads of PyTorch")
+    parser.add_argument("--threads", type=peer_io.whole_number(1), default=1, help="threads of PyTorch")
     return parser.parse_args(arguments)
 
 
@@ -80,10 +80,7 @@ class AttentionMIL(nn.Module):
 
 def as_tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     """Bags ``[B, K, pixels]`` and labels ``[B]``."""
-    return (
-        torch.from_numpy(split.instances).flatten(2),
-        torch.from_numpy(split.labels).long(),
-    )
+    return torch.from_numpy(split.instances).flatten(2), torch.from_numpy(split.labels).long()
 
 
 def train_epoch(
@@ -133,14 +130,14 @@ def fit_member(options: argparse.Namespace, member: int, train: Split, val: Spli
     bags, labels = as_tensors(train)
     val_bags, val_labels = as_tensors(val)
     weights = torch.tensor(peer_io.class_weights(train.labels, options.class_weights))
-    curves, clock = Curves([], []), EpochClock([], [])
+    train_loss, val_loss, clock = [], [], Clock([], [])
     best_loss, stale, best_weights = float("inf"), 0, {}
     for _ in range(options.epochs):
         start = time.perf_counter()
-        curves.train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
+        train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
         clock.train_seconds.append(time.perf_counter() - start)
         loss = validation_loss(model, val_bags, val_labels)
-        curves.val_loss.append(loss)
+        val_loss.append(loss)
         stale += 1
         if loss < best_loss:
             best_loss, stale = loss, 0
@@ -150,7 +147,7 @@ def fit_member(options: argparse.Namespace, member: int, train: Split, val: Spli
             break
     model.load_state_dict(best_weights)
     prediction = predict(model, as_tensors(test)[0])
-    return Member(options.seed + member, parameter_count(model), curves, clock, prediction)
+    return Member(options.seed + member, parameter_count(model), train_loss, val_loss, clock, prediction)
 
 
 def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
@@ -158,13 +155,12 @@ def time_member(options: argparse.Namespace, member: int, train: Split) -> Membe
     model, optimizer = build(options, member, train)
     bags, labels = as_tensors(train)
     weights = torch.tensor(peer_io.class_weights(train.labels, options.class_weights))
-    curves, clock = Curves([], []), EpochClock([], [])
+    train_loss, seconds = [], []
     for _ in range(options.timing_only_epochs):
         start = time.perf_counter()
-        curves.train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
-        clock.train_seconds.append(time.perf_counter() - start)
-        clock.epoch_seconds.append(clock.train_seconds[-1])
-    return Member(options.seed + member, parameter_count(model), curves, clock, None)
+        train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
+        seconds.append(time.perf_counter() - start)
+    return Member(options.seed + member, parameter_count(model), train_loss, [], Clock(seconds, seconds), None)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -175,12 +171,8 @@ def parameter_count(model: nn.Module) -> int:
 def main(options: argparse.Namespace) -> None:
     """Choose the threads and run the members."""
     settle(options.threads)
-    peer = {
-        "peer": "torch",
-        "backend": "torch",
-        "threads": options.threads,
-        "versions": peer_io.base_versions() | {"torch": torch.__version__},
-    }
+    versions = {"torch": torch.__version__}
+    peer = {"peer": "torch", "backend": "torch", "threads": options.threads, "versions": versions}
     peer_io.run_members(options, peer, fit_member, time_member)
 
 

@@ -9,68 +9,55 @@ MNIST family, and any labelled image set of TensorFlow Datasets (TFDS). Bags as 
 from pathlib import Path
 
 from mil_jax.datasets import idx
-from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic
+from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic, load_table_set
 from mil_jax.datasets.colon import load_colon
 from mil_jax.datasets.features import load_features
+from mil_jax.datasets.files import as_path
 from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
-from mil_jax.datasets.records import BagSet, Dataset, Instances, bag_set_hash, build_bag_set, content_hash
+from mil_jax.datasets.records import BagSet, Dataset, Instances, content_hash
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
 __all__ = [
-    "CLASSIC_NAMES",
-    "SAMPLE",
-    "BagSet",
-    "Dataset",
-    "Instances",
-    "bag_set_hash",
-    "build_bag_set",
-    "content_hash",
-    "load",
-    "load_classic",
-    "load_colon",
-    "load_features",
-    "read_table",
-]
+    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Dataset", "Instances", "content_hash", "load", "load_classic", "load_colon",
+    "load_features", "load_table_set", "read_table",
+]  # fmt: skip
 
 SAMPLE = "mnist-sample"
 SAMPLE_DIR = Path(__file__).parent / "mnist_sample"
 STOCK_PREFIX = "tfds:"
 
 
-def load(name: str, data_dir: Path | None = None, manual_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None) -> Dataset:
     """Loads a data set by name.
 
     Args:
-        name: ``mnist-sample`` (10,000 training and 4,000 test digits inside the package),
-            ``mnist``, ``fashion_mnist``, ``kmnist``, or ``tfds:NAME`` for any labelled image set of
-            TFDS.
+        name: ``mnist-sample`` (10,000 training and 4,000 test digits inside the package), ``mnist``,
+            ``fashion_mnist``, ``kmnist``, or ``tfds:NAME`` for any labelled image set of TFDS.
         data_dir: where TFDS keeps prepared sets; None for its own default. The sample needs none.
         manual_dir: a folder, only read, with files that shall not be downloaded.
 
     Raises:
         InputError: the name is unknown, or the data cannot be had or is damaged; it says why.
     """
+    sets = {idx_set.name: idx_set for idx_set in IDX_SETS}
+    if not isinstance(name, str) or not (name in (SAMPLE, *sets) or name.startswith(STOCK_PREFIX)):
+        raise InputError("dataset", name, f"expected {', '.join([SAMPLE, *sets])} or {STOCK_PREFIX}NAME")
+    data_dir = None if data_dir is None else as_path("data_dir", data_dir)
+    manual_dir = None if manual_dir is None else as_path("manual_dir", manual_dir)
     if name == SAMPLE:
         return _load_sample(manual_dir)
-    # TFDS takes a second to import, which the sample does without.
-    from mil_jax.datasets import tfds_sets
+    from mil_jax.datasets import tfds_sets  # it imports TFDS, a second that the sample does without
 
-    for idx_set in IDX_SETS:
-        if name == idx_set.name:
-            return tfds_sets.load_idx_set(idx_set, data_dir, manual_dir)
-    if name.startswith(STOCK_PREFIX):
-        return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
-    names = ", ".join([SAMPLE, *(idx_set.name for idx_set in IDX_SETS)])
-    raise InputError("dataset", name, f"{names} or {STOCK_PREFIX}NAME would do")
+    if name in sets:
+        return tfds_sets.load_idx_set(sets[name], data_dir, manual_dir)
+    return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
 
 
 def _load_sample(manual_dir: Path | None) -> Dataset:
     if manual_dir is not None:
-        remedy = f"{SAMPLE} is part of the package and reads no folder; leave it out or load mnist"
-        raise InputError("manual_dir", str(manual_dir), remedy)
-    folder, classes = SAMPLE_DIR, len(DIGITS)
-    train = idx.read_instances(folder / idx.TRAIN_IMAGES, folder / idx.TRAIN_LABELS, classes)
-    test = idx.read_instances(folder / idx.TEST_IMAGES, folder / idx.TEST_LABELS, classes)
+        raise InputError("manual_dir", str(manual_dir), f"expected no folder: {SAMPLE} is part of the package")
+    train = idx.read_instances(SAMPLE_DIR / idx.TRAIN_IMAGES, SAMPLE_DIR / idx.TRAIN_LABELS, len(DIGITS))
+    test = idx.read_instances(SAMPLE_DIR / idx.TEST_IMAGES, SAMPLE_DIR / idx.TEST_LABELS, len(DIGITS))
     source = "a sample of MNIST that is part of the package"
     return Dataset(SAMPLE, train, test, DIGITS, content_hash(train, test), source)

@@ -5,15 +5,16 @@ epithelial nucleus. Where a patch reaches over the border, the image is mirrored
 the outermost pixel repeated, would be a shape of its own that a network can learn.
 """
 
-from dataclasses import dataclass
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from mil_jax.datasets.csv_rows import Row, bag_starts, is_number, read_rows
-from mil_jax.datasets.records import BagSet, build_bag_set
+from mil_jax.datasets.csv_rows import Row, bag_starts, check_columns, is_number, read_rows
+from mil_jax.datasets.files import as_path, is_file, read_bytes, wrong_file
+from mil_jax.datasets.records import BagSet
 from mil_jax.errors import InputError
 
 PATCH = 27
@@ -21,21 +22,10 @@ PATCH = 27
 CLASSES = ("epithelial", "fibroblast", "inflammatory", "others")
 POSITIVE = CLASSES.index("epithelial")
 HEADER = ["image", "class", "x", "y"]
-CONTENT = "a header image,class,x,y and a line for each nucleus, those of an image together,"
+CONTENT = "a header image,class,x,y and a line for each nucleus, those of an image together"
 
 
-@dataclass(frozen=True, eq=False)
-class _Nuclei:
-    """The rows of the table: line, image, class (index of CLASSES), and x, y in pixels from 1, [N, 2]."""
-
-    path: Path
-    lines: list[int]
-    images: list[str]
-    classes: np.ndarray
-    position: np.ndarray
-
-
-def load_colon(data_dir: Path) -> BagSet:
+def load_colon(data_dir: str | Path) -> BagSet:
     """Loads the images' nuclei as bags of patches, in the order of the nuclei table.
 
     Args:
@@ -50,136 +40,109 @@ def load_colon(data_dir: Path) -> BagSet:
     Raises:
         InputError: the table or an image is missing, damaged or at odds with the other; it says where.
     """
-    folder = _find(data_dir.expanduser())
-    nuclei = _read_nuclei(folder / "nuclei.csv")
-    starts = bag_starts(nuclei.path, [f"line {line}" for line in nuclei.lines], nuclei.images)
-    names = [nuclei.images[start] for start in starts]
-    ends = [*starts[1:], len(nuclei.images)]
-    _check_images(folder / "images", nuclei, starts)
-    patches, positive = [], (nuclei.classes == POSITIVE).astype(np.int32)
-    for start, end in zip(starts, ends, strict=True):
-        image = _read_image(folder / "images" / f"{nuclei.images[start]}.png")
-        pixels = _pixels(nuclei, start, end, (image.shape[0], image.shape[1]))
-        patches.append(cut_patches(image, pixels))
-    return build_bag_set(
-        "colon",
-        np.concatenate(patches),
-        np.diff([*starts, len(positive)]).tolist(),
-        np.maximum.reduceat(positive, starts).tolist(),
-        names,
-        f"{folder / 'nuclei.csv'} and the {len(names)} images of {folder / 'images'}",
+    folder = _find(as_path("data_dir", data_dir))
+    table, images = folder / "nuclei.csv", folder / "images"
+    rows = _read_nuclei(table)
+    starts = bag_starts(table, [f"line {row.line}" for row in rows], [row.cells[0] for row in rows])
+    firsts = [rows[start] for start in starts]
+    _check_images(table, images, firsts)
+    kind = np.array([CLASSES.index(row.cells[1]) for row in rows], np.int32)
+    position = np.array([[float(x), float(y)] for _, (_, _, x, y) in rows])
+    patches, positive = [], (kind == POSITIVE).astype(np.int32)
+    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        image = _read_image(images / f"{rows[start].cells[0]}.png")
+        pixels = _pixels(table, rows[start:end], position[start:end], image.shape[1::-1])
+        patches.append(_cut_patches(image, pixels))
+    return BagSet(
+        name="colon",
+        x=np.concatenate(patches),
+        sizes=np.diff([*starts, len(rows)]).astype(np.int32),
+        label=np.maximum.reduceat(positive, starts),
+        bag_names=tuple(row.cells[0] for row in firsts),
+        source=f"{table} and the {len(starts)} images of {images}",
+        class_names=("no epithelial nucleus", "epithelial nucleus"),
         instance_label=positive,
-        instance_class=nuclei.classes,
+        instance_class=kind,
         instance_class_names=CLASSES,
-        position=nuclei.position.astype(np.float32),
+        position=position.astype(np.float32),
     )
-
-
-def cut_patches(
-    image: UInt8[np.ndarray, "H W 3"], pixels: Int[np.ndarray, "K 2"], size: int = PATCH
-) -> UInt8[np.ndarray, "K {size} {size} 3"]:
-    """Cuts square patches out of an image, which is mirrored where they reach over its border.
-
-    Args:
-        image: ``[H, W, 3]``.
-        pixels: ``[K, 2]`` column and row, from 0, of each patch's middle.
-        size: height and width, odd.
-    """
-    margin = size // 2
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))
-    return np.ascontiguousarray(np.moveaxis(windows[pixels[:, 1], pixels[:, 0]], 1, -1))
 
 
 def _find(data_dir: Path) -> Path:
     for folder in (data_dir, data_dir / "colon"):
-        if (folder / "nuclei.csv").is_file():
+        if is_file(folder / "nuclei.csv"):
             return folder
-    remedy = (
-        f"neither it nor {data_dir / 'colon'} holds nuclei.csv: a folder with nuclei.csv ({CONTENT[:-1]}) and"
-        " images/NAME.png would do; the data is CRCHistoPhenotypes of Sirinukunwattana et al. 2016"
+    expected = (
+        f"expected a folder with nuclei.csv ({CONTENT}) and images/NAME.png, in itself or in its colon; the data is"
+        " CRCHistoPhenotypes of Sirinukunwattana et al. 2016"
     )
-    raise InputError("data_dir", str(data_dir), remedy)
+    raise InputError("data_dir", str(data_dir), expected)
 
 
 # The table
 
 
-def _read_nuclei(path: Path) -> _Nuclei:
-    header, *rows = read_rows(path, CONTENT[:-1])
-    if [cell.strip() for cell in header.cells] != HEADER:
-        raise InputError("file", str(path), f"line 1 is {','.join(header.cells)[:80]!r}: {CONTENT} would do")
-    if not rows:
-        raise InputError("file", str(path), f"it has a header and no nuclei: {CONTENT} would do")
-    cells = [_check_nucleus(path, row) for row in rows]
-    position = np.array([[float(x), float(y)] for _, _, x, y in cells])
-    classes = np.array([CLASSES.index(kind) for _, kind, _, _ in cells], np.int32)
-    return _Nuclei(path, [row.line for row in rows], [image for image, *_ in cells], classes, position)
+def _read_nuclei(path: Path) -> list[Row]:
+    header, *rows = read_rows(path, CONTENT)
+    if header.cells != HEADER or not rows:
+        raise wrong_file(path, CONTENT, f"line 1 {','.join(header.cells)[:80]!r} and {len(rows)} more")
+    check_columns(path, rows, len(HEADER), ",".join(HEADER))
+    for line, (image, kind, x, y) in rows:
+        if kind not in CLASSES:
+            raise wrong_file(path, f"as class {', '.join(CLASSES)}", f"{kind!r} in line {line} of image {image!r}")
+        if not (is_number(x) and is_number(y)):
+            raise wrong_file(path, "numbers as x and y", f"{x!r} and {y!r} in line {line} of image {image!r}")
+    return rows
 
 
-def _check_nucleus(path: Path, row: Row) -> list[str]:
-    cells = [cell.strip() for cell in row.cells]
-    if len(cells) != len(HEADER):
-        complaint = f"{len(cells)} columns; {','.join(HEADER)} would do"
-    elif cells[1] not in CLASSES:
-        complaint = f"the class {cells[1]!r}; {', '.join(CLASSES)} would do"
-    elif not (is_number(cells[2]) and is_number(cells[3])):
-        complaint = f"x = {cells[2]!r} and y = {cells[3]!r}; numbers would do"
-    else:
-        return cells
-    raise InputError("file", str(path), f"line {row.line} of image {cells[0]!r} has {complaint}")
-
-
-def _check_images(folder: Path, nuclei: _Nuclei, starts: list[int]) -> None:
-    """Table and folder must know the same images."""
-    there = {path.stem for path in folder.glob("[!.]*.png")}  # without what a macOS archive leaves behind
-    for start in starts:
-        image = nuclei.images[start]
+def _check_images(path: Path, folder: Path, firsts: list[Row]) -> None:
+    """Table and folder must know the same images; ``firsts`` are the first rows of each."""
+    there = {image.stem for image in folder.glob("[!.]*.png")}  # without what a macOS archive leaves behind
+    for line, (image, *_) in firsts:
         if image not in there:
-            remedy = f"line {nuclei.lines[start]} names the image {image!r}, but there is no {folder / image}.png"
-            raise InputError("file", str(nuclei.path), f"{remedy}: that image, or a table without it, would do")
-    unknown = sorted(there - set(nuclei.images))
+            raise wrong_file(path, f"the image {folder / f'{image}.png'}, which line {line} names", "no such image")
+    unknown = sorted(there - {row.cells[0] for row in firsts})
     if unknown:
-        remedy = (
-            f"{nuclei.path} has no nucleus of it (unknown images: {len(unknown)}), and a bag cannot be empty:"
-            " lines for its nuclei, or a folder without it, would do"
-        )
-        raise InputError("file", str(folder / f"{unknown[0]}.png"), remedy)
+        got = f"none of {len(unknown)} images, such as {folder / unknown[0]}.png"
+        raise wrong_file(path, "a nucleus of each image at least", got)
+
+
+def _pixels(
+    path: Path, rows: list[Row], position: Float[np.ndarray, "K 2"], size: Sequence[int]
+) -> Int[np.ndarray, "K 2"]:
+    """The pixels, column and row from 0, that the nuclei of an image of a width and height are in.
+
+    The data has nuclei up to 0.35 pixels outside the outermost ones. They count as in those; what is more than half
+    a pixel outside is refused.
+    """
+    inside = ((position >= 0) & (position <= np.add(size, 1))).all(axis=1)
+    if not inside.all():
+        line, (image, _, x, y) = rows[int(np.argmin(inside))]
+        got = f"x = {x}, y = {y} in line {line}, outside of image {image!r}"
+        raise wrong_file(path, f"x from 1 to {size[0]} and y from 1 to {size[1]}", got)
+    return np.clip(np.floor(position + 0.5).astype(int) - 1, 0, np.subtract(size, 1))
 
 
 # The images
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    import PIL.Image  # only these bags need it
+
     try:
-        with PIL.Image.open(path) as image:
+        with PIL.Image.open(io.BytesIO(read_bytes(path, "a picture"))) as image:
             if image.mode not in ("RGB", "RGBA"):
-                raise InputError("file", str(path), f"its pixels are of the kind {image.mode}: RGB would do")
+                raise wrong_file(path, "pixels of the kind RGB", image.mode)
             return np.asarray(image.convert("RGB"))
     except InputError:
         raise
-    except Exception as error:
-        # Pillow raises errors of many kinds for damaged files, SyntaxError among them.
-        remedy = f"it is no sound picture ({type(error).__name__}): copy the original file again"
-        raise InputError("file", str(path), remedy) from None
+    except Exception as error:  # of many kinds for damaged files, SyntaxError among them
+        raise wrong_file(path, "a sound picture", f"what cannot be read ({type(error).__name__})") from None
 
 
-def _pixels(nuclei: _Nuclei, start: int, end: int, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels, column and row from 0, that some nuclei of one image are in.
-
-    The data has nuclei up to 0.35 pixels outside the outermost ones. They count as in those; what is more than half
-    a pixel outside is refused.
-    """
-    height, width = shape
-    place = nuclei.position[start:end]
-    inside = ((place >= 0) & (place <= (width + 1, height + 1))).all(axis=1)
-    if not inside.all():
-        row = start + int(np.argmin(inside))
-        x, y = nuclei.position[row]
-        remedy = (
-            f"line {nuclei.lines[row]}: the nucleus at x = {x:g}, y = {y:g} is outside of image"
-            f" {nuclei.images[row]!r} of {width} x {height} pixels: x from 1 to {width} and y from 1 to {height}"
-            " would do"
-        )
-        raise InputError("file", str(nuclei.path), remedy)
-    return np.clip(np.floor(place + 0.5).astype(int) - 1, 0, (width - 1, height - 1))
+def _cut_patches(image: UInt8[np.ndarray, "H W 3"], pixels: Int[np.ndarray, "K 2"]) -> UInt8[np.ndarray, "K 27 27 3"]:
+    """Cuts the patches around pixels (column, row) out of an image, mirrored where they reach over its border."""
+    margin = PATCH // 2
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), axis=(0, 1))
+    return np.ascontiguousarray(np.moveaxis(windows[pixels[:, 1], pixels[:, 0]], 1, -1))

@@ -1,51 +1,52 @@
 """Rows of text files that describe bags: reading them, and what every such file must keep to.
 
-Complaints name the file, the line, and the bag where there is one.
+Complaints name the file, the line, and the bag where there is one. Of the arguments, ``path`` is the file, ``places``
+[N] say where each row stands (``line 3``), and ``ids`` [N] which bag it belongs to.
 """
 
 import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mil_jax.errors import InputError
+from mil_jax.datasets.files import read_bytes, wrong_file
 
 MAX_LABEL = 999
 """Beyond it a label is more likely a bag id or a measurement in the wrong column."""
 
 
 class Row(NamedTuple):
-    """One line of a file: its number, from 1, and its cells."""
+    """One line of a file: its number, from 1, and its cells without blanks around them."""
 
     line: int
     cells: list[str]
 
 
 def read_rows(path: Path, content: str) -> list[Row]:
-    """Reads all lines of a file of cells separated by commas, but for blank ones.
-
-    Args:
-        path: UTF-8 text, with or without a byte order mark.
-        content: what the file should hold, for the complaint.
+    """Reads all lines of UTF-8 text, cells separated by commas, but for blank ones.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, or no such text.
+        InputError: the file is missing, unreadable, empty, or no such text; ``content`` was expected.
     """
+    data = read_bytes(path, content)
     try:
-        with path.expanduser().open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [Row(reader.line_num, cells) for cells in reader if any(map(str.strip, cells[:1])) or len(cells) > 1]
-    except FileNotFoundError:
-        raise InputError("file", str(path), f"there is no such file; one that holds {content} would do") from None
-    except OSError as error:
-        raise InputError("file", str(path), f"it cannot be read ({error.strerror}): {content} would do") from None
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [Row(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        remedy = f"it is no plain text of cells separated by commas ({error}): {content} would do"
-        raise InputError("file", str(path), remedy) from None
+        raise wrong_file(path, content, f"no plain text of cells separated by commas ({error})") from None
+    rows = [row for row in rows if len(row.cells) > 1 or any(row.cells)]
     if not rows:
-        raise InputError("file", str(path), f"it is empty: {content} would do")
+        raise wrong_file(path, content, "an empty file")
     return rows
+
+
+def check_columns(path: Path, rows: Sequence[Row], count: int, content: str) -> None:
+    """Raises an InputError that names the first row with another number of columns."""
+    for row in rows:
+        if len(row.cells) != count:
+            raise wrong_file(path, f"{count} columns ({content})", f"{len(row.cells)} in line {row.line}")
 
 
 def is_number(cell: str) -> bool:
@@ -54,81 +55,53 @@ def is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # Python's own digit separator
 
 
 def parse_label(path: Path, place: str, bag: str, value: str | float) -> int:
     """Returns a bag's label: a whole number from 0, or the -1 of a set whose labels are -1 and 1.
 
-    Args:
-        path: the file, for the complaint.
-        place: for example ``line 3``.
-        bag: the bag's id.
-        value: the cell, or the number that a binary file holds.
-
     Raises:
-        InputError: it is something else.
+        InputError: the cell, or the number of a binary file, is something else.
     """
-    number = float(value) if is_number(str(value)) else math.nan
-    if not (number.is_integer() and -1 <= number <= MAX_LABEL):
-        remedy = (
-            f"{place}: bag {bag!r} has the label {value!r}; whole numbers from 0 (at most {MAX_LABEL}), or -1 and 1,"
-            " would do"
-        )
-        raise InputError("file", str(path), remedy)
-    return int(number)
+    label = float(value) if is_number(str(value)) else math.nan
+    if not (label.is_integer() and -1 <= label <= MAX_LABEL):
+        expected = f"as label a whole number from 0 to {MAX_LABEL}, or -1 and 1"
+        raise wrong_file(path, expected, f"{value!r} for bag {bag!r} in {place}")
+    return int(label)
+
+
+def labels_from_zero(path: Path, labels: Iterable[int]) -> list[int]:
+    """Returns labels from 0: the pair -1 and 1 becomes 0 and 1; an InputError for -1 beside something else."""
+    kinds = sorted(set(labels := list(labels)))
+    if -1 in kinds and not {-1, 1}.issuperset(kinds):
+        raise wrong_file(path, "labels from 0, or -1 and 1", ", ".join(map(str, kinds)))
+    return [max(label, 0) for label in labels]
 
 
 def bag_starts(path: Path, places: Sequence[str], ids: Sequence[str]) -> list[int]:
-    """Returns the index of each bag's first row.
-
-    Args:
-        path: the file, for the complaint.
-        places: [N] where each row stands, for example ``line 3``.
-        ids: [N] the bag of each row.
-
-    Raises:
-        InputError: a bag comes back after another one has begun.
-    """
+    """Returns the index of each bag's first row; an InputError for a bag that comes back after another one."""
     starts = [row for row, bag in enumerate(ids) if row == 0 or bag != ids[row - 1]]
     first: dict[str, int] = {}
     for start in starts:
         earlier = first.setdefault(ids[start], start)
         if earlier != start:
-            remedy = (
-                f"{places[start]}: bag {ids[start]!r} comes back; it began in {places[earlier]} and other bags stand"
-                " between: put its rows together, or give two bags two ids"
-            )
-            raise InputError("file", str(path), remedy)
+            got = f"bag {ids[start]!r} in {places[earlier]} and, after other bags, in {places[start]} again"
+            raise wrong_file(path, "the rows of a bag together", got)
     return starts
 
 
 def bag_labels(
     path: Path, places: Sequence[str], ids: Sequence[str], labels: Sequence[int], starts: Sequence[int]
 ) -> list[int]:
-    """Returns the label of each bag, from 0: the pair -1 and 1 becomes 0 and 1.
-
-    Args:
-        path: the file, for the complaint.
-        places: [N] where each row stands.
-        ids: [N] the bag of each row.
-        labels: [N] the bag's label as each row has it.
-        starts: [B] the first row of each bag.
+    """Returns the label from 0 of each bag, from each row's and the first row of each bag.
 
     Raises:
         InputError: rows of a bag disagree, or -1 stands beside something else than 1.
     """
-    ends = [*starts[1:], len(ids)]
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         for row in range(start, end):
             if labels[row] != labels[start]:
-                remedy = (
-                    f"{places[row]}: bag {ids[row]!r} has the label {labels[row]} here, but {labels[start]} in"
-                    f" {places[start]}: one label per bag, in all of its rows, would do"
-                )
-                raise InputError("file", str(path), remedy)
-    found = sorted({labels[start] for start in starts})
-    if found[0] == -1 and not set(found) <= {-1, 1}:
-        remedy = f"its bags have the labels {', '.join(map(str, found))}: -1 and 1, or whole numbers from 0, would do"
-        raise InputError("file", str(path), remedy)
-    return [max(labels[start], 0) for start in starts]
+                got = f"{labels[start]} in {places[start]} and {labels[row]} in {places[row]}"
+                raise wrong_file(path, f"one label for bag {ids[row]!r}", got)
+    return labels_from_zero(path, (labels[start] for start in starts))

@@ -1,16 +1,20 @@
 """The records that loaders return: pools of instances to draw bags from, or bags as the world has them.
 
-Host side and NumPy only. An image stays uint8 until the compiled step gathers it into a bag.
+Host side and NumPy only. An image stays uint8 until the compiled step gathers it into a bag. ``Instances`` and
+``BagSet`` check themselves, whoever makes them: what is at odds with their description is an InputError.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
+from mil_jax.errors import InputError
+
 UNKNOWN = -1  # the label of an instance that nobody has labelled
+MAX_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +23,15 @@ class Instances:
 
     Attributes:
         x: uint8 images ``[N, H, W]`` or ``[N, H, W, 3]``, or float features ``[N, F]``.
-        label: the class of each instance.
+        label: the class of each instance, from 0.
     """
 
     x: Shaped[np.ndarray, "N ..."]
     label: Int32[np.ndarray, " N"]
+
+    def __post_init__(self) -> None:
+        x = _values(self.x)
+        _set(self, x=x, label=_whole("label", self.label, len(x)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +55,25 @@ class Dataset:
     source: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BagSet:
     """B bags of N instances in all, as somebody collected them; those of a bag stand together, bag after bag.
 
     Attributes:
         name: what the set is called.
-        x: ``[N, ...]`` uint8 images, or float32 features ``[N, D]``.
+        x: ``[N, ...]`` uint8 images, or float features ``[N, D]``, which become float32.
         sizes: how many instances each bag has, at least 1; they sum to N.
         label: the class of each bag, from 0.
         bag_names: what each bag is called where it was read from.
-        instance_label: 1 for an instance that makes its bag positive, 0 for another, -1 if unknown.
+        source: a sentence for people: where the arrays were read from.
+        class_names: what each label says; empty where nobody knows.
+        instance_label: 1 for an instance that makes its bag positive, 0 for another, -1 if unknown, as all are where
+            it is not given.
         instance_class: a class of each instance, an index of ``instance_class_names``; None where there is none.
         instance_class_names: a name for each such class.
         position: where an instance was in the whole that its bag was cut from (x, y), for maps; None if unknown.
-        source: a sentence for people: where the arrays were read from.
-        content_hash: SHA-256 of the arrays, whichever way they were read.
+        content_hash: SHA-256 of the arrays, whichever way they were read. Names are left out: the same bags have the
+            same hash, whatever a file calls them.
     """
 
     name: str
@@ -70,44 +81,37 @@ class BagSet:
     sizes: Int32[np.ndarray, " B"]
     label: Int32[np.ndarray, " B"]
     bag_names: tuple[str, ...]
-    instance_label: Int32[np.ndarray, " N"]
-    instance_class: Int32[np.ndarray, " N"] | None
-    instance_class_names: tuple[str, ...]
-    position: Float32[np.ndarray, "N 2"] | None
     source: str
-    content_hash: str
+    class_names: tuple[str, ...] = ()
+    instance_label: Int32[np.ndarray, " N"] = field(default_factory=lambda: np.empty(0, np.int32))
+    instance_class: Int32[np.ndarray, " N"] | None = None
+    instance_class_names: tuple[str, ...] = ()
+    position: Float32[np.ndarray, "N 2"] | None = None
+    content_hash: str = field(init=False)
 
-
-def build_bag_set(
-    name: str,
-    x: Shaped[np.ndarray, "N ..."],
-    sizes: Sequence[int],
-    label: Sequence[int],
-    bag_names: Sequence[str],
-    source: str,
-    *,
-    instance_label: Int32[np.ndarray, " N"] | None = None,
-    instance_class: Int32[np.ndarray, " N"] | None = None,
-    instance_class_names: tuple[str, ...] = (),
-    position: Float32[np.ndarray, "N 2"] | None = None,
-) -> BagSet:
-    """Returns the record of bags that have been read and checked, with its hash; see ``BagSet`` for the fields."""
-    if instance_label is None:
-        instance_label = np.full(len(x), UNKNOWN, np.int32)
-    sizes_array, label_array = np.asarray(sizes, np.int32), np.asarray(label, np.int32)
-    return BagSet(
-        name=name,
-        x=x,
-        sizes=sizes_array,
-        label=label_array,
-        bag_names=tuple(bag_names),
-        instance_label=instance_label,
-        instance_class=instance_class,
-        instance_class_names=instance_class_names,
-        position=position,
-        source=source,
-        content_hash=bag_set_hash(x, sizes_array, label_array, instance_label, instance_class, position),
-    )
+    def __post_init__(self) -> None:
+        _check_texts(self)
+        x = _values(self.x)
+        x = x if x.dtype == np.uint8 else x.astype(np.float32)
+        sizes = _whole("sizes", self.sizes, len(self.bag_names), low=1)
+        if not len(x) == sizes.sum() > 0:
+            raise InputError("sizes", sizes[:5].tolist(), f"expected {len(x)} instances in all, and at least one bag")
+        label = _whole("label", self.label, len(sizes), high=(len(self.class_names) or MAX_INT32) - 1)
+        truth, kind, position = self.instance_label, self.instance_class, self.position
+        truth = np.full(len(x), UNKNOWN) if np.size(truth) == 0 else truth
+        truth = _whole("instance_label", truth, len(x), low=-1, high=1)
+        if (truth[np.repeat(label, sizes) == 0] == 1).any():
+            raise InputError("instance_label", 1, "expected 0 or -1 in a bag of label 0")
+        if kind is not None:
+            kind = _whole("instance_class", kind, len(x), high=len(self.instance_class_names) - 1)
+        if position is not None:
+            position = _values(position, "position").astype(np.float32)
+            if position.shape != (len(x), 2):
+                raise InputError("position", position.shape, f"expected the shape ({len(x)}, 2)")
+        arrays = {"x": x, "sizes": sizes, "label": label, "instance_label": truth}
+        optional = {"instance_class": kind, "position": position}
+        given = (array for array in optional.values() if array is not None)
+        _set(self, **arrays, **optional, content_hash=_hash(*arrays.values(), *given))
 
 
 def content_hash(train: Instances, test: Instances) -> str:
@@ -115,19 +119,40 @@ def content_hash(train: Instances, test: Instances) -> str:
     return _hash(train.x, train.label, test.x, test.label)
 
 
-def bag_set_hash(
-    x: Shaped[np.ndarray, "N ..."],
-    sizes: Int32[np.ndarray, " B"],
-    label: Int32[np.ndarray, " B"],
-    instance_label: Int32[np.ndarray, " N"],
-    instance_class: Int32[np.ndarray, " N"] | None = None,
-    position: Float32[np.ndarray, "N 2"] | None = None,
-) -> str:
-    """Returns the SHA-256, in hexadecimal, of the types, shapes and values of a ``BagSet``'s arrays.
+def _set(record: Any, **fields: Any) -> None:
+    """Sets what a frozen record makes of its fields."""
+    for name, value in fields.items():
+        object.__setattr__(record, name, value)
 
-    Names are left out: the same bags have the same hash, whatever a file calls them.
-    """
-    return _hash(x, sizes, label, instance_label, *(a for a in (instance_class, position) if a is not None))
+
+def _check_texts(bags: BagSet) -> None:
+    names = ("bag_names", "class_names", "instance_class_names")
+    for argument, kind in (("name", str), ("source", str), *((argument, tuple) for argument in names)):
+        value = getattr(bags, argument)
+        if not isinstance(value, kind) or not all(isinstance(text, str) for text in value) or value == "":
+            raise InputError(argument, value, f"expected {'a text' if kind is str else 'a tuple of texts'}")
+
+
+def _values(x: Any, argument: str = "x") -> np.ndarray:
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
+        got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise InputError(argument, got, "expected an array [N, ...] of bytes or floats")
+    with np.errstate(over="ignore"):
+        if x.dtype.kind == "f" and not np.isfinite(x.astype(np.float32, copy=False)).all():
+            raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
+    return x
+
+
+def _whole(argument: str, values: Any, count: int, low: int = 0, high: int = MAX_INT32) -> np.ndarray:
+    """Returns ``count`` whole numbers of a range, as int32."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
+    whole = array.dtype.kind in "biu" and array.shape == (count,)
+    if not whole or (count and not low <= array.min() <= array.max() <= high):
+        raise InputError(argument, array.ravel()[:5].tolist(), f"expected {count} whole numbers from {low} to {high}")
+    return array.astype(np.int32)
 
 
 def _hash(*arrays: np.ndarray) -> str:

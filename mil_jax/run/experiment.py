@@ -6,6 +6,9 @@
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ import numpy as np
 
 from mil_jax import report
 from mil_jax.bags import Bags, of_member
-from mil_jax.ensemble import member_keys, same_for_all
-from mil_jax.errors import InputError, RunError
+from mil_jax.ensemble import Ensemble, member_keys, same_for_all
+from mil_jax.errors import InputError, RunError, checked
 from mil_jax.losses import Classes
-from mil_jax.model import build
-from mil_jax.optimizer import make_hyper
+from mil_jax.model import Members, build, param_shapes
+from mil_jax.optimizer import by_member, make_hyper
+from mil_jax.placement import Placement
 from mil_jax.run import figures, screen, summary, tensorboard
 from mil_jax.run.config import Problem, RunConfig, settings
 from mil_jax.run.fit import Task, fit_recorded
@@ -27,7 +31,7 @@ from mil_jax.run.processes import placement_of, start_jax
 from mil_jax.run.saved import load_finished
 from mil_jax.run.screen import Stopwatch
 from mil_jax.sampling import Splits
-from mil_jax.training import MemberKeys
+from mil_jax.training import MemberKeys, blank_info
 
 
 def begin(config: RunConfig, experiment: str, name: str) -> tuple[RunConfig, Stopwatch]:
@@ -52,6 +56,7 @@ def default_out(experiment: str, name: str, seed: int) -> Path:
     return Path("runs") / experiment / f"{name.replace(':', '-').replace('/', '-')}-seed{seed}-{moment}"
 
 
+@checked
 def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None) -> Path:
     """Trains members on bags, judges them, writes the run folder with figures and report, and prints the results.
 
@@ -79,9 +84,11 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
         screen.print_problem(problem.name, problem.class_names, splits, mil)
         with watch.phase("plots"):
             write_figures(run, figures.before_training(of_member(splits.train, 0), config.plot_bags))
-        trained = fit_recorded(run, task, config.compute, watch)
+        placement = placement_of(config.compute, config.members)
+        with rehearsal(task, splits, placement) as rehearse:
+            trained = fit_recorded(run, task, config.compute, watch, rehearse)
         with watch.phase("evaluate"):
-            judged = summary.judge(mil, trained, splits, placement_of(config.compute, config.members))
+            judged = summary.judge(mil, trained, splits, placement)
             results = summary.summarize(trained, judged, splits.test, config.seed)
         run.write_arrays("attention.npz", **summary.attention_arrays(judged, splits.test))
         with watch.phase("plots"):
@@ -95,6 +102,29 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     if judged.diverged.all():
         raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
     return run.path
+
+
+FEW_MEMBERS = 8  # up to so many, judging takes longer to compile than to run
+
+
+@contextmanager
+def rehearsal(task: Task, splits: Splits, placement: Placement) -> Iterator[Callable[[], object]]:
+    """Gives a function that judges members of zeros on the side: judging compiles while training runs."""
+    if jax.process_count() > 1 or task.members > FEW_MEMBERS:
+        yield lambda: None
+        return
+    shapes = param_shapes(task.model, splits.train.slots, splits.train.kind.shape)
+    params = jax.tree.map(lambda leaf: np.zeros((task.members, *leaf.shape), leaf.dtype), shapes)
+    scaler = by_member(task.hyper, task.members).scaler
+    ones, members = np.ones(task.members, np.int32), Members(params, scaler, splits.train.kind)
+    untrained = Ensemble(members, ones, np.ones(task.members, np.float32), ones, jax.tree.map(np.asarray, blank_info()))
+
+    def judge_untrained() -> None:
+        judged = summary.judge(task.model, untrained, splits, placement)
+        summary.summarize(untrained, judged, splits.test, seed=0)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda: pool.submit(judge_untrained)  # what is wrong with the bags, judging itself will say
 
 
 def draw_keys(config: RunConfig) -> MemberKeys:

@@ -5,6 +5,7 @@ Axes: S members, E epochs.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from mil_jax.optimizer import Hyper, by_member
 from mil_jax.run.config import Compute
 from mil_jax.run.folder import RunFolder
 from mil_jax.run.processes import Interrupted, any_process, lost_processes, placement_of, stop_requests
-from mil_jax.run.screen import Stopwatch, epoch_progress, losses_text
+from mil_jax.run.screen import Stopwatch, epoch_progress, losses_text, release_memory
 from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys, blank_info, init_fit
 
 LOGGED_SCORES = ("train_loss", "train_accuracy", "gradient_norm", "val_loss", "val_accuracy")
@@ -42,7 +43,9 @@ class Task:
         return self.keys.init.shape[0]
 
 
-def fit_recorded(run: RunFolder, task: Task, compute: Compute, watch: Stopwatch) -> Ensemble:
+def fit_recorded(
+    run: RunFolder, task: Task, compute: Compute, watch: Stopwatch, also_when_compiled: Callable[[], object]
+) -> Ensemble:
     """`fit_ensemble`, with a line per member and epoch in `metrics.jsonl`, and the best parameters in `checkpoint/`.
 
     With `compute.resume` it goes on from the newest checkpoint, cuts the log back to it, and ends with the same numbers
@@ -58,6 +61,11 @@ def fit_recorded(run: RunFolder, task: Task, compute: Compute, watch: Stopwatch)
     started = time.perf_counter()
     watch.add("compile", 0.0)
 
+    def on_compiled() -> None:
+        release_memory()
+        watch.add("compile", time.perf_counter() - started)
+        also_when_compiled()
+
     with stop_requests() as stop_asked, epoch_progress(task.config.epochs) as show:
 
         def on_epoch(epoch: int, info: EpochInfo, state: FitState) -> None:
@@ -71,12 +79,7 @@ def fit_recorded(run: RunFolder, task: Task, compute: Compute, watch: Stopwatch)
                 stop_here(run, task, epoch, state, bool(compute.checkpoint_every))
 
         with lost_processes():
-            execution = Execution(
-                placement_of(compute, task.members),
-                progress,
-                on_epoch,
-                lambda: watch.add("compile", time.perf_counter() - started),
-            )
+            execution = Execution(placement_of(compute, task.members), progress, on_epoch, on_compiled)
             trained = fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
     watch.add("train", time.perf_counter() - started - watch.seconds["compile"])
     run.write_members(checkpoint_tree(trained.members))

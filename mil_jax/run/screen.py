@@ -1,5 +1,7 @@
 """What a run says on the screen: progress, tables, results. Rich has its address here."""
 
+import contextlib
+import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,12 @@ def make_console() -> Console:
     return Console(highlight=False, width=width, quiet=jax.process_index() > 0)
 
 
+def release_memory() -> None:
+    """Gives back to the system what compilers freed, which glibc would keep: a third of a small run's peak."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Stopwatch:
     """Seconds by phase; `total` runs from the start."""
 
@@ -39,6 +47,7 @@ class Stopwatch:
         """Adds the time inside to the phase."""
         start = time.perf_counter()
         yield
+        release_memory()
         self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:

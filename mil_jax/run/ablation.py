@@ -1,0 +1,329 @@
+"""An ablation: points (an L2 strength, a size of bags) compared over seeds, from its options to tables and a report.
+
+A script extends `AblationConfig`, calls `prepare`, draws bags, trains, makes a `Point` of what the seeds scored at each
+setting, and calls `conclude`; until then nothing is written.
+
+Axes: P points, S seeds, B bags, K slots.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from mil_jax import datasets, report
+from mil_jax.bags import Bags, stack_bags
+from mil_jax.collapse import WHAT_TO_TRY
+from mil_jax.comparison import Point, Row, row_of
+from mil_jax.datasets import Dataset
+from mil_jax.ensemble import member_keys, predict
+from mil_jax.errors import InputError, check_whole
+from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
+from mil_jax.model import MIL, Members
+from mil_jax.run.config import DataConfig, fields_of
+from mil_jax.run.processes import placement_of
+from mil_jax.run.screen import print_table, say
+from mil_jax.run.study import Study, StudyConfig, begin, open_study
+from mil_jax.sampling import BagsConfig, Splits, sample_bags, split_pool
+from mil_jax.text import Table
+from mil_jax.training import MemberKeys
+
+# What `scores_of` gives for every member, and how tables and figures call it.
+MEASURES = {
+    "loss": "test loss (nats)",
+    "accuracy": "test accuracy",
+    "auc": "test AUC",
+    "average_precision": "average precision",
+    "recall": "recall",
+    "brier": "Brier score",
+    "calibration_error": "calibration error",
+    "hit_at_1": "hit@1",
+    "instance_auc": "instance AUC",
+    "positive_mass": "weight on positive instances",
+    "normalized_entropy": "entropy / log K",
+    "effective_instances": "effective instances",
+    "collapsed": "collapsed seeds (share)",
+}
+OF_ATTENTION = ("hit_at_1", "instance_auc", "positive_mass", "normalized_entropy", "effective_instances")
+
+GALLERY_BAGS = 60
+
+NOTE = (
+    "Mean, standard deviation and 95 % bootstrap interval (low, high) over seeds; differences are taken seed by seed. "
+    "Attention statistics are means over the positive test bags. Intervals are not corrected for their number."
+)
+
+COLUMNS = ("", "mean", "s. d.", "low", "high", "against", "diff.", "low", "high")
+
+Figures = Mapping[str, tuple[Any, str]]  # by name, each with its caption
+
+
+# ---- options ----
+
+
+@dataclass(frozen=True)
+class AblationConfig(StudyConfig):
+    """What every ablation can be told; a script adds its own options and changes defaults.
+
+    Raises:
+        InputError: a value out of range, or a measure that nobody computes.
+    """
+
+    labels: ClassVar[Mapping[str, str]] = MEASURES
+
+    members: int = 32
+    """Seeds at each point; a seed decides its bags, initial parameters and orders of bags."""
+    data: DataConfig = DataConfig()
+    train_bags: int = 500
+    """Bags that a member learns from."""
+    val_bags: int = 200
+    """Bags that the epoch is chosen on."""
+    test_bags: int = 500
+    """Bags that nothing is chosen on."""
+    epochs: int = 20
+    """The most epochs that a member trains for."""
+    measures: tuple[str, ...] = ("auc", "hit_at_1", "normalized_entropy")
+    """What tables and figures show; results.csv holds all there is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("members", self.members, 2)  # intervals need more than one seed
+        check_whole("epochs", self.epochs, 1)
+        self.bags()
+        if not self.measures:
+            raise InputError("measures", self.measures, f"expected some of {', '.join(self.labels)}")
+        check_names(self.measures, tuple(self.labels), "measures")
+
+    def bags(self, **law: Any) -> BagsConfig:
+        """So many bags as the options say, by a law."""
+        counts = {name: getattr(self, name) for name in ("train_bags", "val_bags", "test_bags")}
+        return BagsConfig(**counts, **law)
+
+
+def check_points(argument: str, values: Sequence[Any], fewest: int = 1) -> None:
+    """Refuses a list of settings with too few, or with one twice.
+
+    Raises:
+        InputError: as said.
+    """
+    if len(values) < fewest or len(set(values)) < len(values):
+        raise InputError(argument, values, f"expected {fewest} or more different ones")
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation(Study):
+    """An ablation that is running.
+
+    Attributes:
+        data: the instances.
+        key: decides what all seeds share.
+        seeds: a key for each seed [S]: it decides the bags.
+        keys: of the members, one for each seed.
+    """
+
+    data: Dataset
+    key: Key[Array, ""]
+    seeds: Key[Array, " S"]
+    keys: MemberKeys
+
+    def keys_of(self, points: int) -> MemberKeys:
+        """The keys of the seeds, once for each point: [P * S]."""
+        return jax.tree.map(lambda keys: jnp.tile(keys, points), self.keys)
+
+
+def prepare(name: str, question: str | None, config: Any) -> Ablation:
+    """Starts JAX and loads the data.
+
+    Raises:
+        InputError: data that cannot be had, a folder that is taken, or devices that there are not.
+    """
+    study = begin(f"ablations/{name}", question, config, config.members)
+    with study.watch.phase("data"):
+        data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
+    key, key_members = jax.random.split(jax.random.key(config.seed))
+    seeds = jax.vmap(jax.random.fold_in, (None, 0))(key_members, jnp.arange(config.members))
+    return Ablation(**vars(study), data=data, key=key, seeds=seeds, keys=member_keys(key_members, config.members))
+
+
+# ---- bags ----
+
+
+def draw(study: Ablation, law: BagsConfig) -> list[Splits]:
+    """The bags of each seed."""
+    with study.watch.phase("draw"):
+        return [draw_splits(study, key, law) for key in study.seeds]
+
+
+def draw_splits(study: Ablation, key: Key[Array, ""], law: BagsConfig) -> Splits:
+    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance.
+
+    Raises:
+        InputError: a class or a size of bags that the data cannot give.
+    """
+    data = study.data
+    # The same halves for all seeds, so that their draws are compiled once.
+    halves = split_pool(jax.random.fold_in(study.key, 1), len(data.test.label), 0.5)
+    pools = ((data.train, None), (data.test, halves[0]), (data.test, halves[1]))
+    counts = (law.train_bags, law.val_bags, law.test_bags)
+    keys = jax.random.split(jax.random.fold_in(key, 1), 3)
+    return Splits(*(
+        sample_bags(key, pool.x, pool.label, law, count=count, among=among)
+        for key, (pool, among), count in zip(keys, pools, counts, strict=True)
+    ))  # fmt: skip
+
+
+def join(draws: Sequence[Splits]) -> Splits:
+    """Bags of many members, [S, B, K]."""
+    return Splits(*(stack_bags(parts) for parts in zip(*draws, strict=True)))
+
+
+def join_points(points: Sequence[Splits]) -> Splits:
+    """The bags of the members of several points as those of one ensemble: [P * S, B, K]."""
+    joined = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])  # noqa: E731
+    return Splits(*(
+        Bags(parts[0].pool, jax.tree.map(joined, *(part.view for part in parts)))
+        for parts in zip(*points, strict=True)
+    ))  # fmt: skip
+
+
+# ---- scores ----
+
+
+def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[str, np.ndarray]:
+    """All of `MEASURES` for each member [S], on shared bags or on each member's own."""
+    with study.watch.phase("evaluate"):
+        predicted = predict(mil, members, part, placement_of(study.config.compute, members.count))
+        collapsed = np.array([bool(found) for found in warnings_of(predicted, part)], float)
+        return measures_of(evaluate_members(predicted, part)) | {"collapsed": collapsed}
+
+
+def measures_of(judged: Evaluation) -> dict[str, np.ndarray]:
+    """The numbers of evaluations [R] by the names of `MEASURES`, but for `collapsed`."""
+    flat = flatten(judged)
+    prefix = lambda name: "positive_" if name in OF_ATTENTION else "bags_"  # noqa: E731
+    return {name: flat[prefix(name) + name] for name in MEASURES if name != "collapsed"}
+
+
+def strips(
+    study: Ablation, rows: Sequence[Row], points: Sequence[Point]
+) -> dict[str, dict[str, tuple[np.ndarray, Any, Any]]]:
+    """The panels of `plots.seeds_by_group`: the measures shown, and what each seed scored at each point."""
+    return {
+        study.config.labels[measure]: {
+            point.name: (point.scores[measure], *(row_of(rows, measure, point.name)[end] for end in ("low", "high")))
+            for point in points
+        }
+        for measure in study.config.measures
+    }
+
+
+def gallery_of(
+    study: Ablation, mil: MIL, members: Members, title: str, positive_class: int, bag_size: int = 3
+) -> report.Gallery:
+    """A part of the report: bags that no member has learned from, with the weights and predictions of all."""
+    pool, law = study.data.test, BagsConfig(bag_size, positive_class=positive_class)
+    drawn = sample_bags(jax.random.fold_in(study.key, 2), pool.x, pool.label, law, count=GALLERY_BAGS)
+    predicted = predict(mil, members, drawn, placement_of(study.config.compute, members.count))
+    return report.Gallery(
+        title, drawn.pool, drawn.rows, drawn.mask, drawn.label, drawn.instance_label,
+        attention=predicted.attention, probability=predicted.probability,
+        caption=f"{GALLERY_BAGS} bags drawn from the test instances, predicted by {members.count} seeds",
+    )  # fmt: skip
+
+
+# ---- the end ----
+
+
+def conclude(
+    study: Ablation,
+    points: Sequence[Point],
+    rows: Sequence[Row],
+    figures: Figures,
+    *,
+    gallery: report.Gallery | None = None,
+    more: Mapping[str, Any] = {},
+    note: str = NOTE,
+) -> Path:
+    """Writes results.csv, summary.json, figures and report.html, and prints the tables.
+
+    Args:
+        study: the ablation.
+        points: all points.
+        rows: what `tabulate` made of those that tables show.
+        figures: names to figures and their captions.
+        gallery: a part of the report with bags.
+        more: what `summary.json` shall hold besides.
+        note: what the report says of its numbers.
+    """
+    shown = {row["point"] for row in rows}
+    warnings = collapses([point for point in points if point.name in shown])
+    seconds = study.watch.read()
+    tables = [table_of(study, rows, measure) for measure in study.config.measures]
+    content = {"name": study.data.name, "content_hash": study.data.content_hash}
+    with open_study(study, content) as run:
+        for sentence in warnings:
+            run.note(f"warning: {sentence}")
+        run.write_csv("results.csv", [row for point in points for row in point.rows()])
+        for name, (figure, _) in figures.items():
+            run.write_figure(name, figure)
+        if run.writes:
+            parts = [*pictures(study.out, figures), *tables, *([gallery] if gallery else [])]
+            run.write_text("report.html", page(study, [*warnings, note], parts, seconds["total"]))
+        run.write_json("summary.json", {"warnings": warnings, "rows": list(rows), **more, "seconds": seconds})
+    for table in tables:
+        print_table(table)
+    say(note)
+    for sentence in warnings:
+        say(f"warning: {sentence}")
+    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    say(f"folder: {study.out}")
+    return study.out
+
+
+def collapses(points: Sequence[Point]) -> list[str]:
+    """A sentence for each point where attention has collapsed for some seeds."""
+    counts = {
+        point.name: (int(np.nansum(point.scores["collapsed"])), len(point.scores["collapsed"])) for point in points
+    }
+    return [
+        f"{name}: attention has collapsed for {count} of {size} seeds; try {WHAT_TO_TRY}"
+        for name, (count, size) in counts.items() if count
+    ]  # fmt: skip
+
+
+def table_of(study: Ablation, rows: Sequence[Row], measure: str) -> Table:
+    """The table of a measure, a row for each point."""
+    of_point = ("point", "mean", "standard_deviation", "low", "high")
+    of_pair = ("against", "difference", "difference_low", "difference_high")
+    cells = [
+        [*(row[name] for name in of_point), *(row[name] if row["against"] else "" for name in of_pair)]
+        for row in rows if row["measure"] == measure
+    ]  # fmt: skip
+    return Table(heading(study.config.labels[measure]), COLUMNS, cells)
+
+
+def heading(text: str) -> str:
+    """The text with a capital letter in front; AUC stays AUC."""
+    return text[:1].upper() + text[1:]
+
+
+def pictures(out: Path, figures: Figures) -> list[report.Picture]:
+    """The figures of a folder as parts of its report."""
+    return [
+        report.Picture(heading(name.replace("_", " ")), (out / "figures" / f"{name}.png").read_bytes(), caption)
+        for name, (_, caption) in figures.items()
+    ]
+
+
+def page(study: Ablation, remarks: Sequence[str], parts: Sequence[report.Part], seconds: float) -> str:
+    """The report as HTML."""
+    title, *text = study.question.strip().split("\n\n")
+    about = report.Text("About", [*(" ".join(paragraph.split()) for paragraph in text[:1]), *remarks])
+    options = {name: value for name, value, is_aside in fields_of(study.config) if not is_aside}
+    settings = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
+    return report.render(title, [about, *parts, settings], subtitle=study.data.name)
