@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key
 from mil_jax import metrics
 from mil_jax.bags import Bags
 from mil_jax.errors import check_whole, checked
-from mil_jax.evaluation import Evaluation, evaluate, flatten
+from mil_jax.evaluation import Evaluation, check_predicted, flatten, judge
 from mil_jax.model import Prediction
 from mil_jax.record import record
 
@@ -56,7 +56,11 @@ def disagreement(
         predicted: probability [S, B, C].
         bags: the bags predicted, shared by the members.
         members: True for the members that form the ensemble [S]; all where not given.
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     chosen = np.ones(len(predicted.probability), bool) if members is None else members
     return _disagreement(jnp.asarray(predicted.probability), bags.label, jnp.asarray(chosen))
 
@@ -108,7 +112,11 @@ def judge_subsets(predicted: Prediction, bags: Bags, subsets: Bool[np.ndarray | 
         predicted: probability [S, B, C] and attention [S, B, K].
         bags: the bags predicted, shared by the members.
         subsets: True for the members of each ensemble [R, S].
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     return _judge_subsets(jax.tree.map(jnp.asarray, predicted), bags, jnp.asarray(subsets))
 
 
@@ -117,7 +125,7 @@ def _judge_subsets(predicted: Prediction, bags: Bags, subsets: Array) -> Evaluat
     # Sums under a mask and not a matrix product: a member that is not in it may hold anything, and no digit is lost.
     def one(chosen: Array) -> Evaluation:
         mean = partial(jnp.mean, axis=0, where=chosen[:, None, None])
-        return evaluate(jax.tree.map(mean, predicted), bags)
+        return judge(jax.tree.map(mean, predicted), bags.label, bags.mask, bags.instance_label)
 
     return jax.lax.map(one, subsets)
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
-from mil_jax.bags import ABSENT, UNKNOWN, Bags, View
+from mil_jax.bags import ABSENT, UNKNOWN, Bags
 from mil_jax.errors import InputError, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
@@ -122,8 +122,9 @@ def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
         values = np.asarray(values)
         return np.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at]).astype(values.dtype)
 
-    blanks = View(0, False, ABSENT, UNKNOWN, bags.view.widths)  # type: ignore[arg-type]
-    return Bags(bags.pool, jax.tree.map(pick, bags.view, blanks))
+    view, blanks = bags.view, {"rows": 0, "mask": False, "label": ABSENT, "instance_label": UNKNOWN}
+    picked = {name: pick(getattr(view, name), blank) for name, blank in blanks.items()}
+    return Bags(bags.pool, dataclasses.replace(view, **picked))
 
 
 @checked

@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 from mil_jax.arrays import bags_from_arrays
 from mil_jax.bags import Bags, InstanceKind, Scaler, pad
 from mil_jax.losses import Classes
-from mil_jax.model import (
-    POOLINGS,
-    Members,
-    ModelConfig,
-    apply,
-    build,
-    check_full,
-    check_members,
-    count_params,
-    init_params,
-    layer_table,
-)
+from mil_jax.members import Members, check_full, check_members
+from mil_jax.model import POOLINGS, ModelConfig, apply, build, count_params, init_params, layer_table
 
 SEEDS = st.integers(0, 2**31 - 1)
 IMAGE = (28, 28)

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from mil_jax.runs import RunFolder, load_run, open_run
 from orbax.checkpoint import v1 as ocp
 
 from mil_jax import runs
 from mil_jax.errors import InputError, RunError
 from mil_jax.run import checkpoints
-from mil_jax.runs import RunFolder, load_run, open_run
 
 CONFIG = {"experiment": "test", "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)}}
 HOW = {"paths": {"data_dir": None}, "compute": {"devices": 2}}
