@@ -148,6 +148,8 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
     Raises:
         InputError: names the first unknown one and lists those that would do.
     """
+    if not list(names):
+        raise InputError(argument, [], f"expected one or more of {', '.join(known)}")
     for name in names:
         if name not in known:
             raise InputError(argument, name, f"expected names of statistics: {', '.join(known)}")
