@@ -126,6 +126,18 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def check_fields(record: Any) -> None:
+    """Refuses fields of a record that are of another type than their annotations say.
+
+    Raises:
+        InputError: as said.
+    """
+    for name, hint in typing.get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if not _fits(value, hint):
+            raise InputError(name, _brief(value), f"expected {_words(hint)}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):

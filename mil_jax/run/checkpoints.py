@@ -69,8 +69,9 @@ def load(path: Path, like: Any = None) -> tuple[Any, Facts]:
         saved.metadata if like is None else like,
     )
     this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-    with ocp.Context(multiprocessing_options=alone):
+    alone = ocp.Context()
+    alone.multiprocessing.primary_host, alone.multiprocessing.active_processes = this, {this}
+    with alone:
         tree = ocp.load(str(path.absolute()), wanted)
     if [_sum(leaf) for _, leaf in _by_name(tree)] != facts["sums"]:
         raise ValueError("an array is not what was saved")
