@@ -64,8 +64,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "run.experiment": (
         "bags", "losses", "model", "optimizer", "sampling", "training", "placement", "ensemble", "run.config",
-        "run.processes", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.fit",
-        "report",
+        "run.processes", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard",
+        "run.fit", "report",
     ),
     "run.study": (
         "model", "optimizer", "sampling", "training", "ensemble", "protocols", "run.config", "run.processes",
