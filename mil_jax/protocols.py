@@ -120,8 +120,8 @@ def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
         values = np.asarray(values)
         return np.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at]).astype(values.dtype)
 
-    blanks = View(0, False, ABSENT, UNKNOWN, bags.view.widths)  # type: ignore[arg-type]
-    return Bags(bags.pool, jax.tree.map(pick, bags.view, blanks))
+    label, instance_label = pick(bags.label, ABSENT), pick(bags.instance_label, UNKNOWN)
+    return Bags(bags.pool, View(pick(bags.rows, 0), pick(bags.mask, False), label, instance_label, bags.view.widths))
 
 
 def split_bags(bags: Bags, folds: Folds) -> Splits:

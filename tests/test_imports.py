@@ -39,7 +39,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "curves": (),
     "evaluation": ("bags", "model", "attention", "collapse", "metrics", "intervals"),
     "committee": ("bags", "model", "metrics", "evaluation"),
-    "protocols": ("bags", "sampling", "intervals"),
+    "comparison": ("intervals", "evaluation"),
+    "protocols": ("bags", "model", "sampling", "metrics", "intervals"),
     "plots": (),  # a folder
     "run": (),  # what its folder says of itself; below, its modules
     "run.config": ("model", "optimizer", "sampling", "training"),
@@ -64,6 +65,14 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "run.experiment": (
         "bags", "losses", "model", "optimizer", "sampling", "training", "ensemble", "run.config", "run.processes",
         "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.fit", "report",
+    ),
+    "run.study": (
+        "model", "optimizer", "sampling", "training", "ensemble", "protocols", "run.config", "run.processes",
+        "run.screen", "run.folder", "run.fit",
+    ),
+    "run.ablation": (
+        "datasets", "bags", "model", "sampling", "training", "collapse", "ensemble", "evaluation", "comparison",
+        "run.config", "run.processes", "run.screen", "run.study", "report",
     ),
     "__init__": (
         "datasets", "bags", "sampling", "losses", "model", "optimizer", "training", "placement", "ensemble",

@@ -44,7 +44,11 @@ class Task:
 
 
 def fit_recorded(
-    run: RunFolder, task: Task, compute: Compute, watch: Stopwatch, also_when_compiled: Callable[[], object]
+    run: RunFolder,
+    task: Task,
+    compute: Compute,
+    watch: Stopwatch,
+    also_when_compiled: Callable[[], object] = lambda: None,
 ) -> Ensemble:
     """`fit_ensemble`, with a line per member and epoch in `metrics.jsonl`, and the best parameters in `checkpoint/`.
 
