@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from mil_jax import datasets, plots
-from mil_jax.bags import bags_from_set
+from mil_jax.arrays import bags_from_set
 from mil_jax.buckets import bucket_widths, empty_share, sizes_of
 from mil_jax.datasets import BagSet
 from mil_jax.errors import InputError

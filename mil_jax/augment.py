@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_number
 
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.07, 0.99, 0.11)
@@ -45,9 +45,7 @@ class StainVariation:
 
     def __post_init__(self):
         for argument in ("scale", "shift"):
-            value = getattr(self, argument)
-            if not 0 <= value < float("inf"):
-                raise InputError(argument, value, "0 for no variation, or more, would do")
+            check_number(argument, getattr(self, argument), 0)
 
 
 def augment_bag(
@@ -86,7 +84,7 @@ def turn_or_mirror(key: Key[Array, ""], patch: Float[Array, "H W 3"]) -> Float[A
         InputError: the patch is not square.
     """
     if patch.shape[0] != patch.shape[1]:
-        raise InputError("patch", patch.shape, "a quarter turn needs as many rows as columns")
+        raise InputError("patch", patch.shape, "expected as many rows as columns, for quarter turns")
     transpose, reverse_rows, reverse_columns = jax.random.bernoulli(key, shape=(3,))
     patch = jnp.where(transpose, patch.swapaxes(0, 1), patch)
     patch = jnp.where(reverse_rows, patch[::-1], patch)

@@ -17,12 +17,13 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from mil_jax.bags import Bags, View
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, checked
 
 # Bags and slots evaluated at a time: memory stays bounded however many there are.
 EVALUATION_BAGS, EVALUATION_SLOTS = 512, 2048
 
 
+@checked
 def sizes_of(bags: Bags) -> Int[np.ndarray, "*members B"]:
     """The number of instances of each bag."""
     return np.asarray(bags.mask).sum(axis=-1)
@@ -66,6 +67,7 @@ def empty_share(sizes: Int[np.ndarray, "..."], widths: tuple[int, ...]) -> float
     return float(1 - sizes.sum() / cut.sum())
 
 
+@checked
 def with_widths(bags: Bags, widths: tuple[int, ...]) -> Bags:
     """The same bags, to be cut to those of the widths that cut anything, or not to be cut.
 

@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from mil_jax import metrics
 from mil_jax.bags import Bags
-from mil_jax.errors import InputError
-from mil_jax.evaluation import Evaluation, evaluate, flatten
+from mil_jax.errors import check_whole, checked
+from mil_jax.evaluation import Evaluation, check_predicted, flatten, judge
 from mil_jax.model import Prediction
 from mil_jax.record import record
 
@@ -46,6 +46,7 @@ class Disagreement:
     uncertainty_auc: jax.Array
 
 
+@checked
 def disagreement(
     predicted: Prediction, bags: Bags, members: Bool[np.ndarray | Array, " S"] | None = None
 ) -> Disagreement:
@@ -55,7 +56,11 @@ def disagreement(
         predicted: probability [S, B, C].
         bags: the bags predicted, shared by the members.
         members: True for the members that form the ensemble [S]; all where not given.
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     chosen = np.ones(len(predicted.probability), bool) if members is None else members
     return _disagreement(jnp.asarray(predicted.probability), bags.label, jnp.asarray(chosen))
 
@@ -84,8 +89,7 @@ def random_subsets(key: Key[Array, ""], members: int, size: int, count: int) -> 
     Raises:
         InputError: a size that is not from 1 to S.
     """
-    if not 1 <= size <= members:
-        raise InputError("size", size, f"use 1 to {members}, the number of members")
+    check_whole("size", size, 1, members)
     order = jax.vmap(lambda each: jax.random.permutation(each, members))(jax.random.split(key, count))
     return np.asarray(order) < size
 
@@ -96,11 +100,11 @@ def disjoint_subsets(members: int, size: int) -> Bool[np.ndarray, "R S"]:
     Raises:
         InputError: a size that is not from 1 to S.
     """
-    if not 1 <= size <= members:
-        raise InputError("size", size, f"use 1 to {members}, the number of members")
+    check_whole("size", size, 1, members)
     return np.arange(members) // size == np.arange(members // size)[:, None]
 
 
+@checked
 def judge_subsets(predicted: Prediction, bags: Bags, subsets: Bool[np.ndarray | Array, "R S"]) -> Evaluation:
     """Judges the ensembles that subsets of the members form; fields are [R].
 
@@ -108,7 +112,11 @@ def judge_subsets(predicted: Prediction, bags: Bags, subsets: Bool[np.ndarray | 
         predicted: probability [S, B, C] and attention [S, B, K].
         bags: the bags predicted, shared by the members.
         subsets: True for the members of each ensemble [R, S].
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     return _judge_subsets(jax.tree.map(jnp.asarray, predicted), bags, jnp.asarray(subsets))
 
 
@@ -117,7 +125,7 @@ def _judge_subsets(predicted: Prediction, bags: Bags, subsets: Array) -> Evaluat
     # Sums under a mask and not a matrix product: a member that is not in it may hold anything, and no digit is lost.
     def one(chosen: Array) -> Evaluation:
         mean = partial(jnp.mean, axis=0, where=chosen[:, None, None])
-        return evaluate(jax.tree.map(mean, predicted), bags)
+        return judge(jax.tree.map(mean, predicted), bags.label, bags.mask, bags.instance_label)
 
     return jax.lax.map(one, subsets)
 
@@ -127,6 +135,7 @@ def sizes_up_to(members: int) -> tuple[int, ...]:
     return (*(2**i for i in range(members.bit_length()) if 2**i < members), members)
 
 
+@checked
 def gains(
     predicted: Prediction,
     bags: Bags,
@@ -151,8 +160,7 @@ def gains(
         InputError: a size that is not from 1 to S, or fewer than one subset.
     """
     members = len(predicted.probability)
-    if subsets < 1:
-        raise InputError("subsets", subsets, "use at least 1")
+    check_whole("subsets", subsets, 1)
     rows = []
     for size in sizes_up_to(members) if sizes is None else sizes:
         drawn = random_subsets(jax.random.fold_in(key, size), members, size, subsets)

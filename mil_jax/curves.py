@@ -25,7 +25,7 @@ def roc_curve(
     """
     true_positives, false_positives = _counts_down_the_scores(score, label)
     if true_positives[-1] == 0 or false_positives[-1] == 0:
-        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive and negative bags")
+        raise InputError("label", sorted(set(np.asarray(label).tolist())), "expected positive and negative bags")
     return false_positives / false_positives[-1], true_positives / true_positives[-1]
 
 
@@ -46,7 +46,7 @@ def precision_recall_curve(
     """
     true_positives, false_positives = _counts_down_the_scores(score, label)
     if true_positives[-1] == 0:
-        raise InputError("label", sorted(set(np.asarray(label).tolist())), "needs positive bags")
+        raise InputError("label", sorted(set(np.asarray(label).tolist())), "expected positive bags")
     called = true_positives + false_positives
     return true_positives / true_positives[-1], np.append(1.0, true_positives[1:] / called[1:])
 

@@ -34,15 +34,18 @@ class RunError(Exception):
     """A run that cannot go on, through no fault of its input: the message says what is kept and what to do."""
 
 
-def check_whole(argument: str, value: object, least: int, most: int | None = None) -> None:
-    """Refuses what is not a whole number from `least` (to `most`).
+LARGEST = 2**31 - 1  # of the whole numbers that arrays are indexed and labelled with
+
+
+def check_whole(argument: str, value: object, least: int, most: int = LARGEST) -> None:
+    """Refuses what is not a whole number from `least` to `most`.
 
     Raises:
         InputError: as said.
     """
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= (value if most is None else most):
-        to = "" if most is None else f" to {most}"
+    if not is_whole or not least <= value <= most:  # type: ignore[operator]
+        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"  # type: ignore[operator]
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
@@ -78,6 +81,27 @@ def check_choice(argument: str, value: object, choices: Sequence[object]) -> Non
     """
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
         raise InputError(argument, value, f"expected {' or '.join(map(repr, choices))}")
+
+
+def as_array(argument: str, values: object, *, whole: bool = False) -> np.ndarray:
+    """A list or an array of numbers, of one axis, as NumPy.
+
+    Args:
+        argument: its name.
+        values: what came.
+        whole: whether the numbers must be whole; booleans are 0 and 1.
+
+    Raises:
+        InputError: what is no such list.
+    """
+    expected = f"expected a list of {'whole ' if whole else ''}numbers"
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # ragged, or an array of keys
+        raise InputError(argument, _brief(values), expected) from None
+    if array.ndim != 1 or array.dtype.kind not in ("biu" if whole else "biuf"):
+        raise InputError(argument, f"{array.dtype} {array.shape}", expected)
+    return array.astype(np.int8) if array.dtype == bool else array
 
 
 # ---- types at the boundary ----

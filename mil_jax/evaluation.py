@@ -22,7 +22,7 @@ from mil_jax.attention import (
 )
 from mil_jax.bags import Bags
 from mil_jax.collapse import find_collapse
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, checked
 from mil_jax.intervals import mean_intervals
 from mil_jax.metrics import BagMetrics, bag_metrics
 from mil_jax.model import Prediction
@@ -50,46 +50,85 @@ class Evaluation:
     negative: AttentionStats
 
 
+@checked
 def evaluate(predicted: Prediction, bags: Bags) -> Evaluation:
     """Judges one prediction, probability [B, C] and attention [B, K], of a member or of an ensemble.
 
-    Places without a bag, of label -1, do not count.
+    Places without a bag, of label -1, do not count. All is NaN where the prediction is not finite: the member diverged.
+
+    Raises:
+        InputError: a prediction of other bags.
     """
-    return _evaluate(predicted, bags.label, bags.mask, bags.instance_label)
+    check_predicted(predicted, bags, by_members=False)
+    return judge(predicted, bags.label, bags.mask, bags.instance_label)
 
 
+@checked
 def evaluate_members(predicted: Prediction, bags: Bags) -> Evaluation:
     """Judges the predictions of S members, probability [S, B, C] and attention [S, B, K]; fields are [S].
 
     The bags are shared, or each member's own, with a leading axis S on all but the pool.
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     return _evaluate_members(predicted, (bags.label, bags.mask, bags.instance_label))
 
 
-def _judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
+def check_predicted(predicted: Prediction, bags: Bags, *, by_members: bool) -> None:
+    """Refuses predictions of other bags than these, or of fewer classes.
+
+    Args:
+        predicted: probability [B, C] and attention [B, K], with a leading axis S where they are members'.
+        bags: the bags predicted; each member's own, or shared.
+        by_members: whether there is an axis S.
+
+    Raises:
+        InputError: as said.
+    """
+    given, count = np.shape(predicted.attention), np.shape(predicted.probability)
+    members = given[:1] if by_members else ()
+    expected = bags.mask.shape if bags.by_member else (*members, *bags.mask.shape)
+    if given != expected or count[:-1] != given[:-1] or bags.by_member > by_members:
+        shape = str([*(["S"] if by_members else []), *bags.mask.shape[-2:]]).replace("'", "")
+        raise InputError("predicted.attention", given, f"expected {shape}, of these bags")
+    largest = int(np.max(bags.label, initial=0))
+    if largest >= count[-1]:
+        raise InputError("bags.label", largest, f"expected 0 to {count[-1] - 1}, the classes predicted")
+
+
+@jax.jit
+def judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
+    """`evaluate` without its checks."""
     stats = stats_of_bags(predicted.attention, mask, instance_label)
     present = label >= 0
     by_label = stats_by_label(stats, label, present)
     bags = bag_metrics(predicted.probability, jnp.maximum(label, 0), present)
-    return Evaluation(bags, by_label.positive, by_label.negative)
-
-
-_evaluate = jax.jit(_judge)
+    known = jnp.isfinite(predicted.probability).all(-1) & jnp.isfinite(jnp.where(mask, predicted.attention, 0)).all(-1)
+    is_finite = jnp.all(known | ~present)
+    judged = Evaluation(bags, by_label.positive, by_label.negative)
+    return jax.tree.map(lambda value: jnp.where(is_finite, value, jnp.nan), judged)
 
 
 @jax.jit
 def _evaluate_members(predicted: Prediction, truth: tuple[Array, Array, Array]) -> Evaluation:
     # One after the other: the memory of one member's statistics, however many members there are.
     if truth[0].ndim == 2:
-        return jax.lax.map(lambda own: _judge(own[0], *own[1]), (predicted, truth))
-    return jax.lax.map(lambda member: _judge(member, *truth), predicted)
+        return jax.lax.map(lambda own: judge(own[0], *own[1]), (predicted, truth))
+    return jax.lax.map(lambda member: judge(member, *truth), predicted)
 
 
+@checked
 def warnings_of(predicted: Prediction, bags: Bags) -> list[list[str]]:
     """For each of S members, what is wrong with its attention, as sentences; an empty list if nothing is.
 
     The bags are shared, or each member's own, with a leading axis S.
+
+    Raises:
+        InputError: predictions of other bags.
     """
+    check_predicted(predicted, bags, by_members=True)
     attention = np.asarray(predicted.attention)
     mask = np.broadcast_to(np.asarray(bags.mask), attention.shape)
     label = np.broadcast_to(np.asarray(bags.label), attention.shape[:2])
@@ -111,9 +150,10 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
     """
     for name in names:
         if name not in known:
-            raise InputError(argument, name, f"unknown statistic; choose from {', '.join(known)}")
+            raise InputError(argument, name, f"expected names of statistics: {', '.join(known)}")
 
 
+@checked
 def attention_table(
     predicted: Prediction,
     bags: Bags,
@@ -134,8 +174,9 @@ def attention_table(
         level: probability that the interval is to cover.
 
     Raises:
-        InputError: an unknown statistic, or a level that is not between 0 and 1.
+        InputError: a prediction of other bags, an unknown statistic, or a level that is not between 0 and 1.
     """
+    check_predicted(predicted, bags, by_members=False)
     check_names(statistics, STATISTICS)
     stats = _stats_of_bags(jnp.asarray(predicted.attention), bags.mask, bags.instance_label)
     values, known = flatten(stats), flatten(defined_where(stats))
@@ -143,6 +184,7 @@ def attention_table(
     return _table({name: (values[name], known[name]) for name in statistics}, groups, key, level)
 
 
+@checked
 def agreement_table(
     predicted: Prediction, bags: Bags, key: Key[Array, ""], level: float = 0.95
 ) -> list[dict[str, Any]]:
@@ -157,7 +199,11 @@ def agreement_table(
         bags: the bags predicted, shared by the members.
         key: draws the resamples of the bags.
         level: probability that the interval is to cover.
+
+    Raises:
+        InputError: predictions of other bags, or a level that is not between 0 and 1.
     """
+    check_predicted(predicted, bags, by_members=True)
     agreement = _agreement_of_bags(jnp.moveaxis(jnp.asarray(predicted.attention), 0, 1), bags.mask)
     size = jnp.maximum(bags.mask.sum(axis=1), 1)
     values = {name: getattr(agreement, name) for name in AGREEMENTS[:-1]}

@@ -81,7 +81,7 @@ def bag_metrics(probability: Float[Array, "B C"], label: Int[Array, " B"], where
     """
     class_count = probability.shape[1]
     if class_count < 2:
-        raise InputError("probability", probability.shape, "needs one column per class, at least two")
+        raise InputError("probability", probability.shape, "expected a column for each of at least two classes")
     prediction = jnp.argmax(probability, axis=-1)
     positive_classes = jnp.array([1]) if class_count == 2 else jnp.arange(class_count)
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from mil_jax.bags import Bags, Scaler, Values, fit_scaler
-from mil_jax.errors import InputError, check_number
+from mil_jax.errors import InputError, check_number, checked
 from mil_jax.losses import Classes, l2_penalty
 from mil_jax.record import record
 
@@ -46,7 +46,7 @@ class HyperConfig:
 
 @record
 class Hyper:
-    """Hyperparameters as arrays: changing them recompiles nothing, and members may differ in them.
+    """Hyperparameters as arrays: changing them recompiles nothing; each is shared or has a leading axis S.
 
     Attributes:
         learning_rate: of Adam.
@@ -57,13 +57,14 @@ class Hyper:
         scaler: how the features that a member sees are standardised; None for as they are.
     """
 
-    learning_rate: Float[Values, "*members"]
-    l2: Float[Values, "*members"] | None
-    class_weight: Float[Values, "*members C"]
-    weight_decay: Float[Values, "*members"] | None = None
+    learning_rate: Float[Values, "..."]
+    l2: Float[Values, "..."] | None
+    class_weight: Float[Values, "... C"]
+    weight_decay: Float[Values, "..."] | None = None
     scaler: Scaler | None = None
 
 
+@checked
 def make_hyper(train: Bags, config: HyperConfig = HyperConfig(), target: Classes = Classes()) -> Hyper:
     """Hyperparameters for a set of training bags; class weights are B / (C * count) or 1.
 

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import InputError, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
+@checked
 def use_all_cores(devices: int | None = None) -> int:
     """Makes one CPU device per core, at least two, so that an ensemble uses all of them; call it before JAX starts.
 
@@ -71,6 +72,7 @@ def use_all_cores(devices: int | None = None) -> int:
     return jax.device_count()
 
 
+@checked
 def default_placement(members: int) -> Placement:
     """All devices; on a CPU one member at a time in each, on an accelerator all that the device got."""
     # XLA compiles a program for one device otherwise than for two or more, up to rounding: a lone member uses two, so

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
-from mil_jax.bags import ABSENT, UNKNOWN, Bags, View
-from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.bags import ABSENT, UNKNOWN, Bags
+from mil_jax.errors import InputError, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
 from mil_jax.sampling import Splits
@@ -39,6 +39,7 @@ class Folds(NamedTuple):
     test: np.ndarray
 
 
+@checked
 def cross_validation(
     key: Key[Array, ""], label: Int[np.ndarray | Array, " B"], *, folds: int, repeats: int, val_share: float = 0.2
 ) -> Folds:
@@ -104,6 +105,7 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.stack([np.pad(part, (0, most - len(part)), constant_values=-1) for part in parts])
 
 
+@checked
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
     """Bags with a member axis: member s has the bags at `index[s]`, and no bag where that is -1.
 
@@ -120,15 +122,18 @@ def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
         values = np.asarray(values)
         return np.where(absent.reshape(*absent.shape, *[1] * (values.ndim - 1)), blank, values[at]).astype(values.dtype)
 
-    label, instance_label = pick(bags.label, ABSENT), pick(bags.instance_label, UNKNOWN)
-    return Bags(bags.pool, View(pick(bags.rows, 0), pick(bags.mask, False), label, instance_label, bags.view.widths))
+    view, blanks = bags.view, {"rows": 0, "mask": False, "label": ABSENT, "instance_label": UNKNOWN}
+    picked = {name: pick(getattr(view, name), blank) for name, blank in blanks.items()}
+    return Bags(bags.pool, dataclasses.replace(view, **picked))
 
 
+@checked
 def split_bags(bags: Bags, folds: Folds) -> Splits:
     """The bags of all members, each set with a leading axis S."""
     return Splits(*(own_bags(bags, part) for part in folds))
 
 
+@checked
 def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray, " B"]) -> float:
     """The probability from which on a bag is called positive that classifies most of these bags right.
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key, Shaped
 
 from mil_jax.bags import UNKNOWN, Bags, Values, View
 from mil_jax.datasets import Dataset
-from mil_jax.errors import InputError, check_number, check_whole
+from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Splits(NamedTuple):
     test: Bags
 
 
+@checked
 def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsConfig()) -> Splits:
     """Draws training bags from the training instances, validation and test bags from halves of the test ones.
 
@@ -89,6 +90,7 @@ def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsC
     ))  # fmt: skip
 
 
+@checked
 def split_pool(
     key: Key[Array, ""], pool_size: int, share: float
 ) -> tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]]:
@@ -109,6 +111,7 @@ def split_pool(
     return np.sort(order[:first]), np.sort(order[first:])
 
 
+@checked
 def sample_bags(
     key: Key[Array, ""],
     instances: Shaped[Values, "N ..."],
@@ -137,8 +140,8 @@ def sample_bags(
         InputError: a count, size or row out of range, or a class that the pool does not hold.
     """
     check_whole("count", count, 1)
-    label = np.asarray(classes)
-    chosen = _checked_rows(len(instances), label, among)
+    label = as_array("classes", classes, whole=True)
+    chosen = _checked_rows(len(np.atleast_1d(instances)), label, among)
     key_rows, sizes = _draw_sizes(key, law, count)
     _check_draw(label[chosen], sizes, law.positive_class)
     mask = np.arange(sizes.max()) < sizes[:, None]
@@ -153,12 +156,9 @@ def sample_bags(
 
 
 def _checked_rows(pool_size: int, label: np.ndarray, among: np.ndarray | None) -> np.ndarray:
-    if label.shape != (pool_size,) or not np.issubdtype(label.dtype, np.integer):
-        expected = f"expected a whole number for each of the {pool_size} instances"
-        raise InputError("classes", f"{label.dtype} {label.shape}", expected)
-    chosen = np.arange(pool_size) if among is None else np.asarray(among)
-    if chosen.ndim != 1 or not np.issubdtype(chosen.dtype, np.integer):
-        raise InputError("among", f"{chosen.dtype} {chosen.shape}", "expected a list of rows")
+    if label.shape != (pool_size,):
+        raise InputError("classes", label.shape, f"expected one for each of the {pool_size} instances")
+    chosen = np.arange(pool_size) if among is None else as_array("among", among, whole=True)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < pool_size:
         wrong = int(chosen.max() if chosen.max() >= pool_size else chosen.min())
         raise InputError("among", wrong, f"expected rows 0 to {pool_size - 1}")

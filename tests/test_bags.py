@@ -10,19 +10,8 @@ from conftest import assert_parts, assert_same_bits, draw_bags, message_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.bags import (
-    UNKNOWN,
-    Bags,
-    bags_from_arrays,
-    bags_from_set,
-    check_bags,
-    fit_scaler,
-    gather,
-    of_member,
-    pad,
-    stack_bags,
-    take,
-)
+from mil_jax.arrays import bags_from_arrays, bags_from_set
+from mil_jax.bags import UNKNOWN, Bags, check_bags, fit_scaler, gather, of_member, pad, stack_bags, take
 from mil_jax.buckets import sizes_of
 from mil_jax.datasets import build_bag_set
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import jax
 import pytest
 from jax.errors import JaxRuntimeError
+from mil_jax.cli import Compute, ComputeOptions, Interrupted, Stopwatch
 
 from mil_jax import cli, runs
-from mil_jax.cli import Compute, ComputeOptions, Interrupted, Stopwatch
 from mil_jax.errors import InputError, RunError
 
 JAX_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_num_cpu_devices")

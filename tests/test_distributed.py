@@ -3,136 +3,96 @@
 The log is compared byte by byte, the results bit by bit: every member runs the same program on one device.
 """
 
-import dataclasses
+import importlib
 import shutil
 import signal
-import socket
-import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import jax
 import pytest
-from conftest import commands_here
-from test_experiments import (
-    FIGURES,
-    SMALL,
-    Ended,
-    command_here,
-    finish,
-    options_of,
-    run_here,
-    start_command,
-    wait_for_epoch,
-)
 
-from mil_jax import cli, runs
-from mil_jax.cli import Compute
+from mil_jax.run.processes import LOST_PROCESS, LOST_REMEDY
 
-MEMBERS = 5  # four devices do not divide them, nor do two
-HEARTBEAT = 10  # seconds
-FIVE = dataclasses.replace(SMALL, members=MEMBERS)
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
+kill_and_resume: Any = importlib.import_module("kill_and_resume")
+running, compare, epochs_of = kill_and_resume.running, kill_and_resume.compare, kill_and_resume.epochs_of
 
-Pair = list[subprocess.Popen[str]]
+CONFIG = kill_and_resume.Config(members=5, epochs=10, bags=40)  # four devices do not divide 5 members, nor do two
+NEW = kill_and_resume.options_of(CONFIG)
+ALONE = ["--devices", "2"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A user's cache folder, in which the compiled programs of all runs are kept."""
-    if jax.device_count() < 2:
-        pytest.skip("needs two devices")
-    cache = tmp_path_factory.mktemp("cache")
-    with commands_here(cache):
-        yield cache
-
-
-def start_pair(*options: str, cache: Path) -> Pair:
-    """Starts two processes of two devices each, which find one another on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = ("--coordinator", address, "--processes", "2", "--devices", "4", "--heartbeat", str(HEARTBEAT))
-    return [start_command(*options, *together, "--process-id", str(i), cache=cache) for i in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five members in one process, on two devices."""
-    out = tmp_path_factory.mktemp("one") / "run"
-    return run_here(dataclasses.replace(FIVE, out=out, compute=Compute(devices=2)))
+    return to_the_end(tmp_path_factory.mktemp("one") / "run", [*NEW, *ALONE])
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """Two processes, of which the second one was asked to stop after epoch 2.
-
-    Attributes:
-        path: the run folder.
-        ends: of both processes: exit status, what was printed, lines on stderr.
-    """
-
-    path: Path
-    ends: list[tuple[int, str, list[str]]]
-
-    def copy(self, folder: Path) -> Path:
-        """The run folder again, to go on with."""
-        return Path(shutil.copytree(self.path, folder / "run"))
+def to_the_end(out: Path, options: list[str]) -> Path:
+    with running(out, options) as alone:
+        (end,) = alone.wait()
+    assert end.status == 0, end.said
+    return out
 
 
 @pytest.fixture(scope="module")
-def asked(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of two processes, of which the second one was asked to stop after epoch 2, and their ends."""
     out = tmp_path_factory.mktemp("asked") / "run"
-    pair = start_pair(*options_of(FIVE, out=out), cache=cache)
-    wait_for_epoch(pair[0], 2)
-    pair[1].send_signal(signal.SIGTERM)
-    return Asked(out, list(map(finish, pair)))
+    with running(out, NEW, 2) as processes:
+        processes.wait(lambda: epochs_of(CONFIG, out) >= 2)
+        processes.started[1].send_signal(signal.SIGTERM)
+        return out, processes.wait()
 
 
-def test_all_stop_when_one_is_asked(asked: Asked, one_process: Ended) -> None:
-    epochs = len((asked.path / "metrics.jsonl").read_bytes().splitlines()) // MEMBERS
-    assert 2 <= epochs < FIVE.epochs
+def test_all_stop_when_one_is_asked(asked: tuple[Path, list[Any]], one_process: Path) -> None:
+    out, ends = asked
+    epochs = epochs_of(CONFIG, out)
+    assert 2 <= epochs < CONFIG.epochs
     line = (
-        f"stopped: {asked.path} keeps the log of {epochs} epochs and, in checkpoint/, the best parameters so far; "
+        f"stopped: {out} keeps the log of {epochs:.0f} epochs and, in checkpoint/, the best parameters so far; "
         "go on with --resume"
     )
-    for status, _, err in asked.ends:
-        assert status == 130 and line in err
-    assert one_process.log.startswith((asked.path / "metrics.jsonl").read_bytes())
+    assert all(end.status == 130 and line in end.said.splitlines() for end in ends), ends
+    assert (one_process / "metrics.jsonl").read_bytes().startswith((out / "metrics.jsonl").read_bytes())
 
 
 # ---- two processes to the end ----
 
 
 @pytest.fixture(scope="module")
-def two_processes(asked: Asked, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, str]:
-    """The run, resumed by two processes, at its end; and what the second one printed."""
-    out = asked.copy(tmp_path_factory.mktemp("two"))
-    first, second = map(finish, start_pair("--resume", "--out", str(out), cache=cache))
-    assert (first[0], second[0]) == (0, 0), (first[2], second[2])
-    return Ended(out, first[1]), second[1]
+def two_processes(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The run, resumed by two processes, at its end; and their ends."""
+    out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("two") / "run"))
+    with running(out, ["--resume"], 2) as processes:
+        return out, processes.wait()
 
 
-def assert_equal_runs(run: Ended, expected: Ended) -> None:
-    assert run.log == expected.log
-    assert run.results == expected.results
-    assert (run.path / "attention.npz").read_bytes() == (expected.path / "attention.npz").read_bytes()
-    params = [runs.load_run(each.path).params for each in (run, expected)]
-    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), *params))
+def test_two_processes_equal_one(two_processes: tuple[Path, list[Any]], one_process: Path) -> None:
+    out, ends = two_processes
+    assert [end.status for end in ends] == [0, 0], ends
+    assert compare(one_process, out) == []
 
 
-def test_two_processes_equal_one(two_processes: tuple[Ended, str], one_process: Ended) -> None:
-    assert_equal_runs(two_processes[0], one_process)
-
-
-def test_only_the_first_process_writes_and_prints(two_processes: tuple[Ended, str]) -> None:
-    two, printed = two_processes
-    assert {path.name for path in (two.path / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
-    assert not (two.path / "progress").exists()
-    assert "\nepoch " in two.printed and two.printed.endswith(f"run folder: {two.path}\n")
-    assert "epoch" not in printed and "run folder" not in printed
-    notes = notes_of(two.path)
-    assert [note.rstrip("0123456789") for note in notes] == [
+def test_only_the_first_process_writes_and_prints(two_processes: tuple[Path, list[Any]], one_process: Path) -> None:
+    out, (first, second) = two_processes
+    names = [{path.name for path in (run / "figures").iterdir()} for run in (out, one_process)]
+    assert names[0] == names[1]
+    assert not (out / "progress").exists()
+    assert "\nepoch " in first.printed and first.printed.endswith(f"run folder: {out}\n")
+    assert "epoch" not in second.printed and "run folder" not in second.printed
+    assert [note.rstrip("0123456789") for note in notes_of(out)] == [
         "started", "stopped after epoch ", "resumed", "from the checkpoint of epoch "
     ]  # fmt: skip
 
@@ -146,52 +106,39 @@ def notes_of(run: Path) -> list[str]:
 # ---- one process dies ----
 
 
-@dataclasses.dataclass(frozen=True)
-class Killed:
+@pytest.fixture(scope="module")
+def killed(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, float]:
     """The run, resumed by two processes, of which the first one was killed after epoch 6; resumed by one.
 
-    Attributes:
-        ended: what was left in the end.
-        survivor: exit status of the second process, and what it had to say on stderr.
-        seconds: that it outlived the first one.
+    The folder, how the second one ended, and the seconds that it outlived the first one.
     """
-
-    ended: Ended
-    survivor: tuple[int, str]
-    seconds: float
-
-
-@pytest.fixture(scope="module")
-def killed(asked: Asked, one_process: Ended, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    out = asked.copy(tmp_path_factory.mktemp("killed"))
-    first, second = start_pair("--resume", "--out", str(out), cache=cache)
-    wait_for_epoch(first, 6)
-    first.kill()
-    since = time.monotonic()
-    status, _, err = finish(second)
-    seconds = time.monotonic() - since
-    finish(first)
-    assert command_here("--resume", "--out", str(out), "--devices", "2")[0] == 0
-    return Killed(Ended(out, ""), (status, "\n".join(err)), seconds)
+    out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("killed") / "run"))
+    with running(out, ["--resume"], 2) as processes:
+        processes.wait(lambda: epochs_of(CONFIG, out) >= 6)
+        processes.started[0].kill()
+        since = time.monotonic()
+        _, survivor = processes.wait()
+        seconds = time.monotonic() - since
+    return to_the_end(out, ["--resume", *ALONE]), survivor, seconds
 
 
-def test_a_lost_process_ends_the_others(killed: Killed) -> None:
+def test_a_lost_process_ends_the_others(killed: tuple[Path, Any, float]) -> None:
     """At once where its connections break; where it only falls silent, when the heartbeat tells."""
-    status, said = killed.survivor
-    assert status == 2
-    assert f"error: {cli.LOST_PROCESS}" in said and cli.LOST_REMEDY in said
-    assert killed.seconds < 3 * HEARTBEAT
+    _, survivor, seconds = killed
+    assert survivor.status == 2
+    assert f"error: {LOST_PROCESS}" in survivor.said and LOST_REMEDY in survivor.said
+    assert seconds < 3 * kill_and_resume.HEARTBEAT
 
 
-def test_what_is_left_goes_on_with_one_process(killed: Killed, one_process: Ended) -> None:
-    assert_equal_runs(killed.ended, one_process)
-    notes = notes_of(killed.ended.path)
-    assert int(notes[-1].removeprefix("from the checkpoint of epoch ")) >= 5
+def test_what_is_left_goes_on_with_one_process(killed: tuple[Path, Any, float], one_process: Path) -> None:
+    assert compare(one_process, killed[0]) == []
+    assert int(notes_of(killed[0])[-1].removeprefix("from the checkpoint of epoch ")) >= 5
 
 
 def test_more_processes_than_members_are_refused(tmp_path: Path) -> None:
-    options = ("--coordinator", "127.0.0.1:1", "--processes", "6", "--process-id", "0")
-    status, lines = command_here(*options_of(FIVE, out=tmp_path / "run"), *options)
-    assert status == 2
-    assert lines == ["error: --processes 6: use at most 5, the number of members"]
-    assert not any(tmp_path.iterdir())
+    with running(
+        tmp_path / "run", [*NEW, "--coordinator", "a:1", "--processes", "6", "--process-id", "0"]
+    ) as processes:
+        (end,) = processes.wait()
+    assert end.status == 2 and "--processes 6: " in end.said
+    assert not (tmp_path / "run").exists()

@@ -11,20 +11,11 @@ from conftest import assert_parts, assert_same_bits, message_of, unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.bags import Bags, InstanceKind, Scaler, bags_from_arrays, pad
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, InstanceKind, Scaler, pad
 from mil_jax.losses import Classes
-from mil_jax.model import (
-    POOLINGS,
-    Members,
-    ModelConfig,
-    apply,
-    build,
-    check_full,
-    check_members,
-    count_params,
-    init_params,
-    layer_table,
-)
+from mil_jax.members import Members, check_full, check_members
+from mil_jax.model import POOLINGS, ModelConfig, apply, build, count_params, init_params, layer_table
 
 SEEDS = st.integers(0, 2**31 - 1)
 IMAGE = (28, 28)

@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from mil_jax.runs import RunFolder, load_run, open_run
+from orbax.checkpoint import v1 as ocp
 
 from mil_jax import runs
 from mil_jax.errors import InputError, RunError
-from mil_jax.runs import CHECKPOINTS_KEPT, RunFolder, load_run, open_run
+from mil_jax.run import checkpoints
 
 CONFIG = {"experiment": "test", "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)}}
 HOW = {"paths": {"data_dir": None}, "compute": {"devices": 2}}
@@ -392,7 +394,7 @@ def logged(run: RunFolder) -> list[int]:
 
 
 def test_the_last_checkpoints_are_kept(five_epochs: Path) -> None:
-    assert CHECKPOINTS_KEPT == 3
+    assert checkpoints.KEPT == 3
     whole = {path.name for path in (five_epochs / "progress").iterdir() if path.name.isdigit()}
     assert whole == {"000003", "000004", "000005"}
 
@@ -486,7 +488,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, m
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.ocp, "save", fail)
+        patch.setattr(ocp, "save", fail)
         for write in (lambda: killed.save_progress(6, progress_of(6)), lambda: killed.write_params(parameters(1))):
             with pytest.raises(RunError, match=r"what was written before is whole: make room, .* --resume") as stop:
                 write()

@@ -1,27 +1,38 @@
 """Does a run that was killed end as if nothing had happened? `kill -9` at moments spread over it, each resumed.
 
 Runs mnist_bags once to its end, then again and again, killed without warning at another moment each time and resumed,
-and compares `metrics.jsonl`, `attention.npz`, the metrics of `summary.json` and the parameters, bit by bit.
+and compares `metrics.jsonl`, `attention.npz`, the metrics of `summary.json` and the parameters, bit by bit. Of several
+processes one is killed, or another, or all of them; those that are left must end by themselves.
 
     python experiments/benchmarks/kill_and_resume.py
+    python experiments/benchmarks/kill_and_resume.py --processes 2 --kills 50 --bags 40 --load 2
 """
 
+import contextlib
 import json
+import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from mil_jax import cli, runs
-from mil_jax.errors import InputError, RunError
+from mil_jax.errors import RunError, check_whole
+from mil_jax.run import cli, screen
+from mil_jax.run.saved import load_run
+from mil_jax.text import Table
 
 SCRIPT = Path(__file__).parents[1] / "mnist_bags.py"
+HEARTBEAT = 10  # seconds
+LIMIT = 300  # seconds until processes that do not end count as hanging
 
 
 @dataclass(frozen=True)
@@ -29,75 +40,205 @@ class Config:
     """Options of the check."""
 
     kills: int = 20
-    """Moments at which a run is killed, spread evenly from its start to its end."""
+    """Moments at which a run is killed, spread over its epochs and what comes before and after them."""
     members: int = 8
     """Members of the run."""
     epochs: int = 20
     """Epochs of the run."""
+    bags: int = 1000
+    """Bags in each set."""
+    processes: int = 1
+    """Processes that share the run, with two devices each."""
+    load: int = 0
+    """Processes beside it that keep a core busy."""
+
+    def __post_init__(self) -> None:
+        for name in ("kills", "members", "epochs", "bags", "processes"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("load", self.load, 0)
+
+
+# ---- processes of a run ----
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended: its exit status (minus a signal), what it printed, and what it said on stderr."""
+
+    status: int
+    printed: str
+    said: str
+
+
+class Processes:
+    """The processes of one run of mnist_bags, which find one another on a free port; what they print goes to files.
+
+    Args:
+        out: the run folder.
+        options: of mnist_bags, but for those here.
+        processes: their number; 1 for a run of a single process.
+    """
+
+    def __init__(self, out: Path, options: Sequence[str], processes: int = 1):
+        self.texts = [(out.with_suffix(f".{i}.out"), out.with_suffix(f".{i}.err")) for i in range(processes)]
+        command = [sys.executable, str(SCRIPT), *options, "--out", str(out)]
+        if processes > 1:
+            address = f"127.0.0.1:{free_port()}"
+            command += ["--devices", str(2 * processes), "--coordinator", address, "--processes", str(processes)]
+            command += ["--heartbeat", str(HEARTBEAT), "--process-id"]
+        environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        self.started: list[subprocess.Popen[bytes]] = []
+        for i, (printed, said) in enumerate(self.texts):
+            which = [str(i)] if processes > 1 else []
+            with printed.open("w") as out_text, said.open("w") as err_text:
+                self.started.append(
+                    subprocess.Popen(
+                        [*command, *which], stdout=out_text, stderr=err_text, env=environment, start_new_session=True
+                    )
+                )
+
+    def wait(self, done: Callable[[], bool] = lambda: False) -> list[End]:
+        """Waits until all have ended, or until something is done.
+
+        Returns:
+            How they ended, for those that have ended.
+
+        Raises:
+            RunError: it took too long; the message tells where each process was.
+        """
+        deadline = time.monotonic() + LIMIT
+        while any(process.poll() is None for process in self.started) and not done():
+            if time.monotonic() > deadline:
+                self.end(signal.SIGILL)  # on which Python's fault handler writes where each thread is
+                raise RunError(f"no end after {LIMIT} s: {[said.read_text() for _, said in self.texts]}")
+            time.sleep(0.05)
+        ended = [(process.poll(), *texts) for process, texts in zip(self.started, self.texts, strict=True)]
+        return [End(status, *(text.read_text() for text in texts)) for status, *texts in ended if status is not None]
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """Ends all of them, and whatever they started."""
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            process.wait()
+
+
+@contextlib.contextmanager
+def running(out: Path, options: Sequence[str], processes: int = 1) -> Iterator[Processes]:
+    """The processes of a run, of which none is left behind."""
+    started = Processes(out, options, processes)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+# ---- the check ----
 
 
 def main(config: Config) -> None:
     """Kills, resumes, compares; exits with 1 where a difference shows."""
-    if config.kills < 1:
-        raise InputError("kills", config.kills, "use at least 1")
-    with tempfile.TemporaryDirectory() as folder:
-        run_mnist_bags(config, Path(folder) / "warm")  # compiles, so that the moments fall into the training
-        started = time.perf_counter()
-        run_mnist_bags(config, Path(folder) / "whole")
-        seconds = time.perf_counter() - started
-        rows = []
-        for i in range(config.kills):
-            out = Path(folder) / f"killed{i}"
-            moment = seconds * (i + 0.5) / config.kills
-            epoch = kill_after(config, out, moment)
-            run_mnist_bags(config, out, resume=(out / "config.json").exists() and not (out / "summary.json").exists())
-            differences = compare(Path(folder) / "whole", out)
-            rows.append([f"{moment:.1f}", epoch, ", ".join(differences) or "none"])
-            cli.say(f"killed after {moment:.1f} s, {epoch}; differences: {rows[-1][2]}")
-    same = sum(row[2] == "none" for row in rows)
-    cli.print_table(f"kill -9 of a run of {seconds:.1f} s", ("seconds", "it was", "differences"), rows)
-    cli.say(f"{same} of {config.kills} end with the same bits")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    with tempfile.TemporaryDirectory() as folder, busy(config.load):
+        whole = Path(folder) / "whole"
+        run_to_end(config, whole)
+        rows = [kill_and_resume(config, whole, Path(folder) / f"killed{i}", turn=i) for i in range(config.kills)]
+    same = sum(row[-1] == "none" for row in rows)
+    title = f"kill -9 of {config.processes} processes" if config.processes > 1 else "kill -9"
+    screen.print_table(Table(title, ("killed", "it was", "exit status", "differences"), rows))
+    screen.say(f"{same} of {config.kills} end with the same bits")
     sys.exit(same != config.kills)
 
 
-def command_of(config: Config, out: Path) -> list[str]:
-    return [
-        sys.executable, str(SCRIPT), "--members", str(config.members), "--epochs", str(config.epochs),
-        "--out", str(out),
-    ]  # fmt: skip
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keeps cores busy with processes that do nothing."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
-def run_mnist_bags(config: Config, out: Path, resume: bool = False) -> None:
-    """Runs to the end."""
-    command = [*command_of(config, out), *(["--resume"] if resume else [])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RunError(f"{' '.join(command)} exited with {done.returncode}: {done.stderr[-300:]}")
+def kill_and_resume(config: Config, whole: Path, out: Path, turn: int) -> list[str]:
+    """One row: which process was killed, how far the run had come, how all ended, and what differs in the end."""
+    victims = [turn % (config.processes + 1)]
+    if config.processes == 1 or victims == [config.processes]:
+        victims = list(range(config.processes))
+    row = [" and ".join(str(victim + 1) for victim in victims)]
+    try:
+        with running(out, options_of(config), config.processes) as processes:
+            wait_for_moment(config, out, processes, turn)
+            for victim in victims:
+                processes.started[victim].kill()
+            ends = processes.wait()
+        row += [progress_of(config, out), ", ".join(str(end.status) for end in ends)]
+        unclear = [end for end in ends if end.status == 1 or "Traceback" in end.said]
+        if not (out / "summary.json").exists():
+            run_to_end(config, out, resume=True)
+        differences = [*compare(whole, out), *(f"exit with {end.said[-500:]}" for end in unclear)]
+        row.append(", ".join(differences) or "none")
+    except RunError as error:
+        row += ["?", "?", str(error)][len(row) - 1 :]
+    screen.say("  ".join(row))
+    return row
 
 
-def kill_after(config: Config, out: Path, seconds: float) -> str:
-    """Starts a run, kills it, and says how far it had come."""
-    with subprocess.Popen(command_of(config, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-    if not (out / "config.json").exists():
-        return "before the run folder"
-    if (out / "summary.json").exists():
-        return "at its end"
+def wait_for_moment(config: Config, out: Path, processes: Processes, turn: int) -> None:
+    """Waits for the epoch whose turn it is, and a random part of a second more; after the last one, of 5 seconds."""
+    epoch = turn * (config.epochs + 2) // config.kills
+    processes.wait(lambda: (out / "config.json").exists() and epochs_of(config, out) >= min(epoch, config.epochs))
+    time.sleep(random.Random(turn).random() * (5 if epoch > config.epochs else 1))
+
+
+def epochs_of(config: Config, out: Path) -> float:
+    """Epochs in the log of a run; a part of one where it was cut off."""
     log = out / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return f"after epoch {json.loads(lines[-1])['epoch'] if lines else 0}, {len(lines)} lines logged"
+    return log.read_bytes().count(b"\n") / config.members if log.exists() else 0
+
+
+def options_of(config: Config) -> list[str]:
+    """Options of mnist_bags for a new run."""
+    counts = {"plot-bags": 0, "members": config.members, "epochs": config.epochs} | dict.fromkeys(
+        ("train-bags", "val-bags", "test-bags"), config.bags
+    )
+    return [*(word for name, value in counts.items() for word in (f"--{name}", str(value))), "--no-report"]
+
+
+def run_to_end(config: Config, out: Path, resume: bool = False) -> None:
+    """Runs to the end.
+
+    Raises:
+        RunError: a process hangs or fails.
+    """
+    with running(out, ["--resume"] if resume else options_of(config), config.processes) as processes:
+        ends = processes.wait()
+    if any(end.status for end in ends):
+        raise RunError(f"exit with {[end.status for end in ends]}: {[end.said[-1000:] for end in ends]}")
+
+
+def progress_of(config: Config, out: Path) -> str:
+    """How far a run had come."""
+    return "at its end" if (out / "summary.json").exists() else f"after epoch {epochs_of(config, out):.3g}"
 
 
 def compare(whole: Path, resumed: Path) -> list[str]:
     """Names of what differs."""
     same_bytes = ("metrics.jsonl", "attention.npz")
     differing = [name for name in same_bytes if (whole / name).read_bytes() != (resumed / name).read_bytes()]
-    before, after = runs.load_run(whole), runs.load_run(resumed)
-    for part in ("members", "mean", "ensemble"):
-        if (before.summary or {})[part] != (after.summary or {})[part]:
-            differing.append(f"summary.json: {part}")
-    equal = jax.tree.map(lambda a, b: np.array_equal(a, b), before.params, after.params)
+    results = [json.loads((path / "summary.json").read_text()) | {"seconds": None} for path in (whole, resumed)]
+    if results[0] != results[1]:
+        differing.append("summary.json")
+    equal = jax.tree.map(np.array_equal, load_run(whole).members, load_run(resumed).members)
     return differing if all(jax.tree.leaves(equal)) else [*differing, "checkpoint"]
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import SingleDeviceSharding
 
 from mil_jax.run.processes import from_first, is_first
 
@@ -42,19 +41,20 @@ def save(path: Path, tree: Any, **facts: Any) -> None:
 
     # Orbax's `overwrite` hangs: a process that looks for the old folder when the first one has removed it already goes
     # on to another barrier. Here all exchange their sums before any of them looks.
-    if is_first():
-        shutil.rmtree(path, ignore_errors=True)
-    content: Facts = {**facts, "sums": _bit_sums(tree)}
-    ocp.save(str(path.absolute()), tree, custom_metadata=content)
+    if is_first() and path.exists():
+        shutil.rmtree(path)
+    arrays = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
+    content: Facts = {**facts, "sums": _bit_sums(arrays)}
+    ocp.save(str(path.absolute()), arrays, custom_metadata=content)
 
 
 def load(path: Path, like: Any = None) -> tuple[Any, Facts]:
-    """Reads a tree and its facts, whole onto this process's first device, wherever it was before.
+    """Reads a tree, as NumPy, and its facts.
 
     Args:
         path: the folder.
-        like: a tree of the structure that was saved; of the arrays, sizes and types are those on the disk. Where not
-            given, records come back as dicts.
+        like: a tree of the structure that was saved; sizes and types of the arrays are those on the disk. Where not
+            given, records and tuples come back as dicts and lists.
 
     Raises:
         Exception: of many kinds, for a checkpoint that is missing or damaged.
@@ -64,13 +64,10 @@ def load(path: Path, like: Any = None) -> tuple[Any, Facts]:
     saved = ocp.metadata(str(path.absolute()))
     facts: Facts = saved.custom_metadata  # type: ignore[assignment]
     on_disk = dict(_by_name(saved.metadata))
-    here = SingleDeviceSharding(jax.local_devices()[0])
-
-    def place(names: Any, _: Any) -> jax.ShapeDtypeStruct:
-        leaf = on_disk[_name(names)]
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-    wanted = jax.tree_util.tree_map_with_path(place, saved.metadata if like is None else like)
+    wanted = jax.tree_util.tree_map_with_path(
+        lambda names, _: np.empty(on_disk[_name(names)].shape, on_disk[_name(names)].dtype),
+        saved.metadata if like is None else like,
+    )
     this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
     with ocp.Context(multiprocessing_options=alone):

@@ -18,9 +18,10 @@ import numpy as np
 from mil_jax import report
 from mil_jax.bags import Bags, of_member
 from mil_jax.ensemble import Ensemble, member_keys, same_for_all
-from mil_jax.errors import InputError, RunError
+from mil_jax.errors import InputError, RunError, checked
 from mil_jax.losses import Classes
-from mil_jax.model import Members, build, param_shapes
+from mil_jax.members import Members
+from mil_jax.model import build, param_shapes
 from mil_jax.optimizer import by_member, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.run import figures, screen, summary, tensorboard
@@ -56,6 +57,7 @@ def default_out(experiment: str, name: str, seed: int) -> Path:
     return Path("runs") / experiment / f"{name.replace(':', '-').replace('/', '-')}-seed{seed}-{moment}"
 
 
+@checked
 def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None) -> Path:
     """Trains members on bags, judges them, writes the run folder with figures and report, and prints the results.
 

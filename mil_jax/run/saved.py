@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from mil_jax.bags import InstanceKind, Scaler
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, checked
 from mil_jax.losses import Classes
-from mil_jax.model import MIL, Members, ModelConfig, build
+from mil_jax.members import Members
+from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.run import checkpoints
 from mil_jax.run.summary import Summary
 
@@ -65,6 +66,7 @@ class FinishedRun:
     arrays: dict[str, np.ndarray]
 
 
+@checked
 def load_run(path: Path | str) -> Run:
     """Reads a run back; its parameters predict on new bags with `ensemble.predict`.
 
@@ -78,13 +80,17 @@ def load_run(path: Path | str) -> Run:
     summary = _read_summary(path, "path") if (path / "summary.json").exists() else None
     try:
         class_names = tuple(config["classes"])
-        model = build(ModelConfig(**config["model"]), Classes(len(class_names)))
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config["model"].items()
+        }
+        model = build(ModelConfig(**given), Classes(len(class_names)))
         kind = InstanceKind(tuple(config["instances"]["shape"]), config["instances"]["pixels"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError("path", str(path), f"expected a whole config.json ({error!r})") from None
     return Run(path, config, summary, model, load_members(path / "checkpoint", kind), class_names)
 
 
+@checked
 def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
     """Reads what a run left that has come to its end; touches nothing.
 

@@ -39,7 +39,7 @@ def check_installed() -> None:
     try:
         import tensorboard.compat.proto.event_pb2  # noqa: F401
     except ImportError:
-        raise InputError("tensorboard", True, "it needs a package: pip install 'mil_jax[tensorboard]'") from None
+        raise InputError("tensorboard", True, "expected its package: pip install 'mil_jax[tensorboard]'") from None
 
 
 def event_files(run: FinishedRun) -> dict[str, bytes]:
