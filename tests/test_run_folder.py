@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
-from mil_jax.errors import InputError, RunError
+from mil_jax.errors import RunError
 from mil_jax.model import ModelConfig
 from mil_jax.run import checkpoints, saved
 from mil_jax.run.folder import RunFolder, check_free, open_run

@@ -17,6 +17,8 @@ from mil_jax.training import FitConfig
 
 Config = TypeVar("Config")
 
+DEFAULT_NAMES = ("negative", "positive")  # of two classes that have no names of their own
+
 
 def aside(default: Any) -> Any:
     """A field of a config that does not decide the results."""
@@ -132,7 +134,7 @@ class Problem:
 
     name: str
     splits: Splits
-    class_names: tuple[str, ...] = ("negative", "positive")
+    class_names: tuple[str, ...] = DEFAULT_NAMES
     content_hash: str = ""
     experiment: str = "own_bags"
 
