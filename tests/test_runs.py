@@ -1,13 +1,11 @@
-"""The run folder: whole files or none, one writer, and checkpoints that a killed run goes on from."""
+"""The run folder: whole files or none, and one writer."""
 
 import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +17,13 @@ from conftest import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mil_jax.runs import RunFolder, load_run, open_run
-from orbax.checkpoint import v1 as ocp
 
 from mil_jax import runs
 from mil_jax.errors import InputError, RunError
-from mil_jax.run import checkpoints
 
 CONFIG = {"experiment": "test", "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)}}
 HOW = {"paths": {"data_dir": None}, "compute": {"devices": 2}}
-
-# The structure of what `progress_of` makes; sizes come from the checkpoint.
-LIKE = {
-    "weights": jax.ShapeDtypeStruct((), jnp.float32),
-    "step": jax.ShapeDtypeStruct((), jnp.int32),
-    "key": jax.ShapeDtypeStruct((), jnp.uint32),
-}
-
-
-def progress_of(epoch: int) -> dict[str, np.ndarray]:
-    """Something to save, another for each epoch; 40 kB that do not compress."""
-    rng = np.random.default_rng(epoch)
-    return {
-        "weights": rng.normal(size=(epoch, 10_000)).astype(np.float32),
-        "step": np.arange(3, dtype=np.int32) * epoch,
-        "key": np.array([epoch, 2**32 - 1], np.uint32),
-    }
 
 
 def begun(path: Path, config: dict[str, Any], resume: bool = False) -> None:
@@ -308,13 +286,6 @@ def test_parameters_come_back_bit_by_bit(run: RunFolder) -> None:
     assert read.config["options"]["seed"] == 0
 
 
-def test_parameters_of_several_devices_come_back(run: RunFolder) -> None:
-    mesh = Mesh(np.array(jax.devices()[:2]), ("member",))
-    placed = jax.device_put(parameters(2 * mesh.size), NamedSharding(mesh, PartitionSpec("member")))
-    run.write_params(placed)
-    assert_same_bits(load_run(run.path).params, parameters(2 * mesh.size))
-
-
 def newer_format(path: Path) -> None:
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"format": runs.FORMAT + 1}))
@@ -362,195 +333,6 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.write_params(parameters(2))
         run.write_json("summary.json", {})
     return path
-
-
-# ---- checkpoints on the way ----
-
-
-@pytest.fixture(scope="module")
-def five_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was killed in its sixth epoch: five checkpoints were made, and line 6 is half written."""
-    path = tmp_path_factory.mktemp("progress")
-    with open_run(path, CONFIG, HOW) as run:
-        for epoch in range(1, 6):
-            run.log([{"epoch": epoch}])
-            run.save_progress(epoch, progress_of(epoch))
-    with (path / "metrics.jsonl").open("a") as log:
-        log.write('{"epo')
-    (path / "progress" / "000006.orbax-checkpoint-tmp").mkdir()
-    return path
-
-
-@pytest.fixture
-def killed(five_epochs: Path, tmp_path: Path) -> Iterator[RunFolder]:
-    """A copy of `five_epochs`, resumed."""
-    shutil.copytree(five_epochs, tmp_path / "run")
-    with open_run(tmp_path / "run", CONFIG, HOW, resume=True) as run:
-        yield run
-
-
-def logged(run: RunFolder) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_the_last_checkpoints_are_kept(five_epochs: Path) -> None:
-    assert checkpoints.KEPT == 3
-    whole = {path.name for path in (five_epochs / "progress").iterdir() if path.name.isdigit()}
-    assert whole == {"000003", "000004", "000005"}
-
-
-def test_going_on_from_the_newest(killed: RunFolder) -> None:
-    loaded = killed.load_progress(LIKE)
-    assert loaded is not None
-    epoch, tree = loaded
-    assert epoch == 5 and logged(killed) == [1, 2, 3, 4, 5]
-    assert_same_bits(tree, progress_of(5))
-
-
-def newest(run: RunFolder, number: int) -> list[Path]:
-    return sorted(path for path in (run.path / "progress").iterdir() if path.name.isdigit())[-number:]
-
-
-def shorten(path: Path) -> None:
-    """Cuts every file to half."""
-    for file in path.rglob("*"):
-        if file.is_file():
-            os.truncate(file, file.stat().st_size // 2)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        shorten,
-        damage_array,
-        lambda path: shutil.rmtree(path / "state"),
-        lambda path: (path / "_CHECKPOINT_METADATA").unlink(),
-        lambda path: [os.truncate(file, 0) for file in path.rglob("*") if file.is_file()],
-    ],
-    ids=["shortened", "a byte changed", "arrays deleted", "metadata deleted", "emptied"],
-)
-def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
-    (path,) = newest(killed, 1)
-    harm(path)
-    loaded = killed.load_progress(LIKE)
-    assert loaded is not None
-    assert loaded[0] == 4 and logged(killed) == [1, 2, 3, 4]
-    assert_same_bits(loaded[1], progress_of(4))
-    last = (killed.path / "log.txt").read_text().splitlines()[-1]
-    assert "checkpoint 000005 is damaged" in last and "looking for the one before it" in last
-    killed.log([{"epoch": 5}])
-    killed.save_progress(5, progress_of(5))
-    again = killed.load_progress(LIKE)
-    assert again is not None and again[0] == 5, "the damaged one is written anew"
-
-
-def test_no_whole_checkpoint_means_from_the_start(killed: RunFolder) -> None:
-    for path in newest(killed, 3):
-        shorten(path)
-    assert killed.load_progress(LIKE) is None
-    assert not (killed.path / "metrics.jsonl").exists()
-    assert (killed.path / "log.txt").read_text().count("is damaged") == 3
-
-
-def test_a_log_that_lost_its_end_is_not_filled_up(killed: RunFolder) -> None:
-    """As after a power cut: the checkpoint whose lines are still there is taken."""
-    lines = (killed.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (killed.path / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + b'{"ep')
-    loaded = killed.load_progress(LIKE)
-    assert loaded is not None
-    assert loaded[0] == 3 and logged(killed) == [1, 2, 3]
-    assert "metrics.jsonl is shorter" in (killed.path / "log.txt").read_text()
-
-
-def test_a_checkpoint_of_another_run_is_refused(killed: RunFolder, tmp_path: Path) -> None:
-    before = (killed.path / "metrics.jsonl").read_bytes()
-    with open_run(tmp_path / "other", with_option(seed=1), HOW) as other:
-        shutil.copytree(killed.path / "progress", other.path / "progress")
-        shutil.copy(killed.path / "metrics.jsonl", other.path)
-        with pytest.raises(InputError, match="made with other options or data") as stop:
-            other.load_progress(LIKE)
-        assert stop.value.argument == "resume"
-        assert (other.path / "metrics.jsonl").read_bytes() == before
-
-
-def test_the_checkpoints_of_a_run_that_has_ended_are_dropped(killed: RunFolder) -> None:
-    killed.drop_progress()
-    killed.drop_progress()
-    assert not (killed.path / "progress").exists()
-
-
-# ---- a full disk ----
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ocp, "save", fail)
-        for write in (lambda: killed.save_progress(6, progress_of(6)), lambda: killed.write_params(parameters(1))):
-            with pytest.raises(RunError, match=r"what was written before is whole: make room, .* --resume") as stop:
-                write()
-            assert ("no space left" in str(stop.value)) == (number != errno.EIO)
-        patch.setattr(Path, "open", fail)
-        for append in (lambda: killed.log([{"epoch": 6}]), lambda: killed.note("hello")):
-            with pytest.raises(RunError, match="cannot be written"):
-                append()
-    loaded = killed.load_progress(LIKE)
-    assert loaded is not None and loaded[0] == 5
-
-
-# What a second process does with a folder that the first one has open, and then with a disk that fills up:
-# no file may grow beyond 300 kB, which Orbax meets in its own code, outside Python.
-SECOND_PROCESS = """
-import resource, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import test_runs as t
-
-try:
-    with t.open_run(Path(sys.argv[2]), t.CONFIG, t.HOW, resume=True):
-        print("let in")
-except t.InputError as error:
-    print(error)
-
-with t.open_run(Path(sys.argv[3]), t.CONFIG, t.HOW) as run:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-    for epoch in (1, 5, 20):
-        run.log([{"epoch": epoch}])
-        try:
-            run.save_progress(epoch, t.progress_of(epoch))
-        except t.RunError as error:
-            print(error)
-"""
-
-
-@pytest.fixture(scope="module")
-def second_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """What the second process printed, and the folder on its full disk."""
-    held, full = tmp_path_factory.mktemp("held"), tmp_path_factory.mktemp("full")
-    with ExitStack() as stack:
-        stack.enter_context(open_run(held, CONFIG, HOW))
-        command = [sys.executable, "-c", SECOND_PROCESS, str(Path(__file__).parent), str(held), str(full)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), full
-
-
-def test_a_second_process_is_refused(second_process: tuple[list[str], Path]) -> None:
-    assert "another process is running in it" in second_process[0][0]
-
-
-def test_a_disk_that_is_really_full(second_process: tuple[list[str], Path]) -> None:
-    (_, message), full = second_process
-    assert message.startswith(str(full / "progress")) and "cannot be written" in message
-    assert message.endswith("what was written before is whole: make room, then go on with --resume")
-    with open_run(full, CONFIG, HOW, resume=True) as run:
-        loaded = run.load_progress(LIKE)
-        assert loaded is not None
-        assert loaded[0] == 5 and logged(run) == [1, 5]
-        assert_same_bits(loaded[1], progress_of(5))
 
 
 # ---- runs that have ended ----
