@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +136,12 @@ def logged(run: RunFolder) -> list[int]:
     return [json.loads(line)["epoch"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
+def whole(run: Path) -> list[Path]:
+    return sorted(path for path in (run / "progress").iterdir() if path.name.isdigit())
+
+
 def test_the_last_checkpoints_are_kept(five_epochs: Path) -> None:
-    assert checkpoints.KEPT == 3
-    whole = {path.name for path in (five_epochs / "progress").iterdir() if path.name.isdigit()}
-    assert whole == {"000003", "000004", "000005"}
+    assert [path.name for path in whole(five_epochs)] == ["000003", "000004", "000005"]
 
 
 def test_going_on_from_the_newest(killed: RunFolder) -> None:
@@ -149,10 +150,6 @@ def test_going_on_from_the_newest(killed: RunFolder) -> None:
     epoch, tree = loaded
     assert epoch == 5 and logged(killed) == [1, 2, 3, 4, 5]
     assert_same_bits(tree, progress_of(5))
-
-
-def newest(run: RunFolder, number: int) -> list[Path]:
-    return sorted(path for path in (run.path / "progress").iterdir() if path.name.isdigit())[-number:]
 
 
 def shorten(path: Path) -> None:
@@ -182,8 +179,7 @@ def damage_array(path: Path) -> None:
     ids=["shortened", "a byte changed", "arrays deleted", "metadata deleted", "emptied"],
 )
 def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
-    (path,) = newest(killed, 1)
-    harm(path)
+    harm(whole(killed.path)[-1])
     loaded = killed.load_progress(LIKE)
     assert loaded is not None
     assert loaded[0] == 4 and logged(killed) == [1, 2, 3, 4]
@@ -197,7 +193,7 @@ def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[
 
 
 def test_no_whole_checkpoint_means_from_the_start(killed: RunFolder) -> None:
-    for path in newest(killed, 3):
+    for path in whole(killed.path):
         shorten(path)
     assert killed.load_progress(LIKE) is None
     assert not (killed.path / "metrics.jsonl").exists()
@@ -282,8 +278,7 @@ with t.open_run(Path(sys.argv[3]), t.CONFIG, {}) as run:
 def second_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     """What the second process printed, and the folder on its full disk."""
     held, full = tmp_path_factory.mktemp("held"), tmp_path_factory.mktemp("full")
-    with ExitStack() as stack:
-        stack.enter_context(open_run(held, CONFIG, {}))
+    with open_run(held, CONFIG, {}):
         command = [sys.executable, "-c", SECOND_PROCESS, str(Path(__file__).parent), str(held), str(full)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
