@@ -495,11 +495,12 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_run_folder as t
+from mil_jax.errors import InputError
 
 try:
     t.begun(Path(sys.argv[2]), resume=True)
     print("let in")
-except t.InputError as error:
+except InputError as error:
     print(error)
 
 with t.open_run(Path(sys.argv[3]), t.CONFIG, t.HOW) as run:
