@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import AbstractArray
 
 P = ParamSpec("P")
@@ -156,7 +157,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _is_numeric(value: object) -> bool:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return True
     if not isinstance(value, np.ndarray | jax.Array | Sequence):
         return False

@@ -101,11 +101,12 @@ def check_predicted(predicted: Prediction, bags: Bags, *, by_members: bool) -> N
 @jax.jit
 def judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
     """`evaluate` without its checks."""
-    stats = stats_of_bags(predicted.attention, mask, instance_label)
+    probability, attention = jnp.asarray(predicted.probability), jnp.asarray(predicted.attention)
+    stats = stats_of_bags(attention, mask, instance_label)
     present = label >= 0
     by_label = stats_by_label(stats, label, present)
-    bags = bag_metrics(predicted.probability, jnp.maximum(label, 0), present)
-    known = jnp.isfinite(predicted.probability).all(-1) & jnp.isfinite(jnp.where(mask, predicted.attention, 0)).all(-1)
+    bags = bag_metrics(probability, jnp.maximum(label, 0), present)
+    known = jnp.isfinite(probability).all(-1) & jnp.isfinite(jnp.where(mask, attention, 0)).all(-1)
     is_finite = jnp.all(known | ~present)
     judged = Evaluation(bags, by_label.positive, by_label.negative)
     return jax.tree.map(lambda value: jnp.where(is_finite, value, jnp.nan), judged)

@@ -22,7 +22,8 @@ from conftest import (
 )
 
 from mil_jax import ensemble
-from mil_jax.bags import Bags, bags_from_arrays, fit_scaler, stack_bags, take
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, fit_scaler, stack_bags, take
 from mil_jax.ensemble import (
     Ensemble,
     Execution,
@@ -36,7 +37,8 @@ from mil_jax.ensemble import (
 )
 from mil_jax.evaluation import evaluate_members, warnings_of
 from mil_jax.losses import Classes
-from mil_jax.model import MIL, Members, ModelConfig, Prediction, build
+from mil_jax.members import Members
+from mil_jax.model import MIL, ModelConfig, Prediction, build
 from mil_jax.optimizer import Hyper, HyperConfig, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.training import EpochInfo, FitConfig, MemberKeys, predict_member

@@ -57,7 +57,7 @@ def after_training(
     )
 
 
-def called(label: int, class_names: tuple[str, ...]) -> object:
+def called(label: Any, class_names: tuple[str, ...]) -> object:
     """What a bag's title calls a class: its name, where it has one of its own."""
     return label if class_names == DEFAULT_NAMES else class_names[label]
 
