@@ -94,8 +94,8 @@ def sum_model() -> MIL:
 
 def hyper_of(rate: float = 0.02, l2: float | None = 0.01, weights: Sequence[float] = (1, 1), **more: Any) -> Hyper:
     """Hyperparameters of plain numbers."""
-    l2 = None if l2 is None else jnp.float32(l2)
-    return Hyper(jnp.float32(rate), l2, jnp.array(weights, jnp.float32), **more)
+    strength = None if l2 is None else jnp.float32(l2)
+    return Hyper(jnp.float32(rate), strength, jnp.array(weights, jnp.float32), **more)
 
 
 @pytest.fixture(scope="session")

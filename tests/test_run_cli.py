@@ -261,9 +261,8 @@ def test_each_process_makes_its_part_of_the_devices(monkeypatch: pytest.MonkeyPa
     made = {}
     monkeypatch.setattr(jax.config, "update", made.__setitem__)
     monkeypatch.setattr(processes, "core_count", lambda: 1)
-    for options, wanted in (({}, 2), ({"devices": 1}, 1), ({"devices": 4, "processes": 2}, 2),
-                            ({"devices": 5, "processes": 2}, 3)):  # fmt: skip
-        processes.make_cpu_devices(Compute(**options))
+    for devices, count, wanted in ((None, None, 2), (1, None, 1), (4, 2, 2), (5, 2, 3)):
+        processes.make_cpu_devices(Compute(devices=devices, processes=count))
         assert made == {"jax_num_cpu_devices": wanted}
 
 
@@ -306,7 +305,7 @@ def test_the_cache_is_in_the_users_folder_or_elsewhere_or_off(
         ("auto", tmp_path / "user/mil_jax/compiled"), ("here", tmp_path / "here"), ("off", None)
     ):  # fmt: skip
         processes.start_jax(Compute(compilation_cache=choice), 1)
-        assert jax.config.jax_compilation_cache_dir == (folder and str(folder))
+        assert jax.config.read("jax_compilation_cache_dir") == (folder and str(folder))
         assert folder is None or folder.is_dir()
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
