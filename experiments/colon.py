@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mil_jax import datasets, metrics, plots
+from mil_jax.arrays import bags_from_set
 from mil_jax.attention import attention_stats
 from mil_jax.augment import augment_bag
-from mil_jax.bags import Bags, bags_from_set
+from mil_jax.bags import Bags
 from mil_jax.datasets import BagSet
 from mil_jax.errors import InputError
 from mil_jax.model import Encoder, Pooling, build

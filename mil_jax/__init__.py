@@ -5,13 +5,15 @@ What a user needs has a name here; `import mil_jax as mil` loads neither matplot
 
 from typing import TYPE_CHECKING, Any
 
-from mil_jax.bags import Bags, bags_from_arrays, bags_from_set, take
+from mil_jax.arrays import bags_from_arrays, bags_from_set
+from mil_jax.bags import Bags, take
 from mil_jax.datasets import load
 from mil_jax.ensemble import average, fit_ensemble, member_keys, predict
 from mil_jax.errors import InputError
 from mil_jax.evaluation import evaluate
 from mil_jax.losses import Classes
-from mil_jax.model import Members, ModelConfig, Prediction, build
+from mil_jax.members import Members
+from mil_jax.model import ModelConfig, Prediction, build
 from mil_jax.optimizer import HyperConfig, make_hyper
 from mil_jax.placement import use_all_cores
 from mil_jax.run.config import Compute, Problem, RunConfig

@@ -148,6 +148,8 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
     Raises:
         InputError: names the first unknown one and lists those that would do.
     """
+    if not list(names):
+        raise InputError(argument, [], f"expected one or more of {', '.join(known)}")
     for name in names:
         if name not in known:
             raise InputError(argument, name, f"expected names of statistics: {', '.join(known)}")
@@ -250,8 +252,15 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def where_known(stats: AttentionStats) -> AttentionStats:
+    """Mean statistics with NaN for what no bag defines, where nobody knows which instances are positive."""
+    defined = defined_where(stats)
+    return jax.tree.map(lambda value, known: np.where(known, value, np.float32(np.nan)), stats, defined)
+
+
 def attention_columns(positive: AttentionStats, negative: AttentionStats) -> dict[str, np.ndarray]:
     """Attention statistics of positive and negative bags by name, without those that a negative bag cannot have."""
+    positive = where_known(positive)
     of_negative = {
         f"negative_bags_{name}": value for name, value in flatten(negative).items() if name not in NEEDS_POSITIVE
     }

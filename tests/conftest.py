@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from mil_jax.bags import Bags, Scaler, bags_from_arrays, take  # noqa: E402
+from mil_jax.arrays import bags_from_arrays  # noqa: E402
+from mil_jax.bags import Bags, Scaler, take  # noqa: E402
 from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys  # noqa: E402
 from mil_jax.errors import InputError  # noqa: E402
 from mil_jax.model import MIL, ModelConfig, build  # noqa: E402

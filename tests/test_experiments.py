@@ -23,11 +23,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import commands_here
+from mil_jax.cli import Compute
 from PIL import Image
 
 from mil_jax import cli, datasets, ensemble, runs
 from mil_jax.bags import Splits
-from mil_jax.cli import Compute
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))

@@ -9,7 +9,8 @@ from conftest import assert_same_bits, member, message_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.bags import ABSENT, Bags, bags_from_arrays, fit_scaler
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import ABSENT, Bags, fit_scaler
 from mil_jax.optimizer import HyperConfig, make_hyper
 from mil_jax.protocols import choose_threshold, cross_validation, estimate, own_bags, pool_repeats, split_bags
 

@@ -15,14 +15,14 @@ from conftest import HostRun, assert_close, assert_same_bits
 from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
+from mil_jax.cli import Compute, Interrupted, Stopwatch
+from mil_jax.runs import load_run, open_run
 
 from mil_jax import recording
 from mil_jax.bags import Bags
-from mil_jax.cli import Compute, Interrupted, Stopwatch
 from mil_jax.ensemble import Ensemble, Placement
 from mil_jax.errors import InputError, RunError
 from mil_jax.model import MIL
-from mil_jax.runs import load_run, open_run
 from mil_jax.training import EpochInfo, FitConfig, Hyper
 
 ONE = Compute(devices=1)

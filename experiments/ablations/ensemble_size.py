@@ -22,6 +22,7 @@ from mil_jax.bags import Bags
 from mil_jax.comparison import Point, Row, band, compare, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
+from mil_jax.members import Members
 from mil_jax.model import Prediction, build
 from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli

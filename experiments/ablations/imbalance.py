@@ -26,7 +26,8 @@ from mil_jax.comparison import Point, Row, band, by_point, compare, tabulate
 from mil_jax.curves import precision_recall_curve
 from mil_jax.ensemble import Progress, init_members, predict
 from mil_jax.errors import InputError
-from mil_jax.model import MIL, Members, build
+from mil_jax.members import Members
+from mil_jax.model import MIL, build
 from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.placement import to_host
 from mil_jax.run import ablation, cli

@@ -24,7 +24,8 @@ from mil_jax.comparison import Point, band, by_point, compare, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_number
 from mil_jax.evaluation import evaluate_members
-from mil_jax.model import MIL, Members, build
+from mil_jax.members import Members
+from mil_jax.model import MIL, build
 from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli
 from mil_jax.run.fit import Task

@@ -17,7 +17,8 @@ from mil_jax import datasets
 from mil_jax.ensemble import init_members, member_keys, predict
 from mil_jax.errors import check_whole
 from mil_jax.evaluation import evaluate_members
-from mil_jax.model import Members, build
+from mil_jax.members import Members
+from mil_jax.model import build
 from mil_jax.run import cli
 from mil_jax.run.config import Compute
 from mil_jax.run.processes import start_jax

@@ -23,7 +23,7 @@ import peer_io
 import tyro
 from jax import Array, lax
 
-from mil_jax import datasets, ensemble, placement, training
+from mil_jax import datasets, ensemble, epochs, placement, training
 from mil_jax.bags import Bags
 from mil_jax.model import build, count_params, param_shapes
 from mil_jax.optimizer import Hyper, by_member, make_hyper, optimizer
@@ -162,12 +162,12 @@ def placed_epochs(task: Task, where: Placement, member: Callable[..., Any]) -> I
             return placement.map_members(one, of_device, where.together)
         infos = jax.tree.map(lambda leaf: jnp.full(state.epoch.shape, leaf), NO_INFO)
         running = jnp.sum(~training.has_stopped(state, task.config))  # all but fillers, which come last
-        return ensemble.advance_in_turn(one, own, (state, infos), jnp.arange(state.epoch.size), running)
+        return epochs.advance_in_turn(one, own, (state, infos), jnp.arange(state.epoch.size), running)
 
     def epoch(shared: Any, own: Any, state: FitState) -> FitState:
         return placement.on_members(on_device, where)(shared, (own, state))[0]
 
-    compiled = jax.jit(epoch, donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
+    compiled = jax.jit(epoch, donate_argnums=2, compiler_options=epochs.WIDE_VECTORS)
     for _ in range(task.config.epochs):
         state = compiled(shared, own, state)
         yield state
@@ -176,7 +176,7 @@ def placed_epochs(task: Task, where: Placement, member: Callable[..., Any]) -> I
 def sequential_epochs(task: Task) -> Iterator[list[FitState]]:
     """Epochs of all members, each member by a call of its own: a loop in Python."""
     init = jax.jit(lambda keys: training.init_fit(task.model, keys, task.train.slots, task.train.kind.shape))
-    epoch = jax.jit(partial(train_member, task), donate_argnums=2, compiler_options=ensemble.WIDE_VECTORS)
+    epoch = jax.jit(partial(train_member, task), donate_argnums=2, compiler_options=epochs.WIDE_VECTORS)
     states = [init(jax.tree.map(lambda key, i=i: key[i], task.keys)) for i in range(task.members)]
     for _ in range(task.config.epochs):
         states = [epoch(task.hyper, task.train, state)[0] for state in states]

@@ -17,8 +17,11 @@ import jax
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
-from mil_jax import bags, cli, datasets, report
+from mil_jax import datasets, report, sampling
 from mil_jax.errors import InputError
+from mil_jax.run import cli
+from mil_jax.run.screen import print_table
+from mil_jax.text import Table
 
 COLUMNS = ("bags", "bag size", "MB", "made in s", "loaded in s", "drawn in s", "slowest in s", "sorted in s")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -66,17 +69,14 @@ def main(config: Config) -> None:
                 made = time.perf_counter() - started
                 rows.append([count, size, path.stat().st_size / 1e6, made, *measure(browser, path, config.rounds)])
     cells = [[*row[:2], *(f"{value:.2f}" for value in row[2:])] for row in rows]
-    cli.print_table(
-        f"Reports of {config.members} members", COLUMNS, cells, "medians of rounds, and the slowest drawing"
-    )
+    title = f"Reports of {config.members} members"
+    print_table(Table(title, COLUMNS, cells, "medians of rounds, and the slowest drawing"))
 
 
 def draw_gallery(count: int, size: int, members: int) -> report.Gallery:
     """Bags of digits with random weights and probabilities that mostly fit the labels."""
     digits = datasets.load("mnist-sample").test
-    drawn = bags.sample_bags(
-        jax.random.key(0), digits.x, digits.label, bag_count=count, bag_size=size, positive_class=1
-    )  # fmt: skip
+    drawn = sampling.sample_bags(jax.random.key(0), digits.x, digits.label, sampling.BagLaw(bag_size=size), count=count)
     rng = np.random.default_rng(0)
     sharp = 1 + 8 * np.asarray(drawn.instance_label)
     weight = rng.gamma(sharp, size=(members, *sharp.shape))

@@ -24,7 +24,8 @@ from mil_jax.datasets import Dataset
 from mil_jax.ensemble import member_keys, predict
 from mil_jax.errors import InputError, check_whole
 from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
-from mil_jax.model import MIL, Members
+from mil_jax.members import Members
+from mil_jax.model import MIL
 from mil_jax.run.config import DataConfig, fields_of
 from mil_jax.run.processes import placement_of
 from mil_jax.run.screen import print_table, say

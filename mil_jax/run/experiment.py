@@ -20,7 +20,8 @@ from mil_jax.bags import Bags, of_member
 from mil_jax.ensemble import Ensemble, member_keys, same_for_all
 from mil_jax.errors import InputError, RunError, checked
 from mil_jax.losses import Classes
-from mil_jax.model import Members, build, param_shapes
+from mil_jax.members import Members
+from mil_jax.model import build, param_shapes
 from mil_jax.optimizer import by_member, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.run import figures, screen, summary, tensorboard

@@ -13,7 +13,7 @@ from mil_jax import curves, metrics, plots
 from mil_jax.attention import AttentionStats
 from mil_jax.bags import Bags
 from mil_jax.ensemble import Ensemble, average
-from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation
+from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation, where_known
 from mil_jax.run.summary import Judged
 
 # The statistics that the figure shows, as the labels of its panels.
@@ -69,11 +69,12 @@ def draw(part: Bags, index: np.ndarray, titles: list[str], heading: str, **weigh
 
 def stat_curves(positive: AttentionStats, negative: AttentionStats) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The curves [S, E] of the shown statistics; a negative bag has no positive instance to hit."""
-    unknown = np.full_like(np.asarray(negative.entropy), np.nan)
-    return {
-        label: (getattr(positive, name), unknown if name in NEEDS_POSITIVE else getattr(negative, name))
+    unknown, known = np.full_like(np.asarray(negative.entropy), np.nan), where_known(positive)
+    panels = {
+        label: (getattr(known, name), unknown if name in NEEDS_POSITIVE else getattr(negative, name))
         for name, label in SHOWN_STATS.items()
     }
+    return {label: (values, others) for label, (values, others) in panels.items() if np.isfinite(values).any()}
 
 
 def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, ...]) -> dict[str, Any]:

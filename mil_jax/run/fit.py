@@ -15,7 +15,8 @@ import numpy as np
 from mil_jax import evaluation
 from mil_jax.bags import Bags
 from mil_jax.ensemble import Ensemble, Execution, Progress, best_members, fit_ensemble, to_host
-from mil_jax.model import MIL, Members
+from mil_jax.members import Members
+from mil_jax.model import MIL
 from mil_jax.optimizer import Hyper, by_member
 from mil_jax.run.config import Compute
 from mil_jax.run.folder import RunFolder
@@ -44,7 +45,11 @@ class Task:
 
 
 def fit_recorded(
-    run: RunFolder, task: Task, compute: Compute, watch: Stopwatch, also_when_compiled: Callable[[], object]
+    run: RunFolder,
+    task: Task,
+    compute: Compute,
+    watch: Stopwatch,
+    also_when_compiled: Callable[[], object] | None = None,
 ) -> Ensemble:
     """`fit_ensemble`, with a line per member and epoch in `metrics.jsonl`, and the best parameters in `checkpoint/`.
 
@@ -64,7 +69,8 @@ def fit_recorded(
     def on_compiled() -> None:
         release_memory()
         watch.add("compile", time.perf_counter() - started)
-        also_when_compiled()
+        if also_when_compiled:
+            also_when_compiled()
 
     with stop_requests() as stop_asked, epoch_progress(task.config.epochs) as show:
 

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 
 from mil_jax.errors import InputError, RunError
 from mil_jax.run import checkpoints
-from mil_jax.run.processes import is_first
+from mil_jax.run.processes import from_first, is_first
 from mil_jax.run.saved import FORMAT, check_resumable, fingerprint, jsonable, read_log, versions
 
 
@@ -204,6 +204,7 @@ def open_run(
         check_free(path, can_resume)
     if not run.writes:
         yield run
+        from_first(0)  # one that left while the first still writes would end it, and JAX's own end waits 300 s at most
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -226,6 +227,7 @@ def open_run(
         except KeyboardInterrupt:
             run.note("interrupted")
             raise KeyboardInterrupt(f"{path} keeps what was complete; {run.go_on}") from None
+        from_first(0)
 
 
 def check_free(path: str | Path, can_resume: bool = True) -> None:

@@ -56,11 +56,6 @@ def placement_of(compute: Compute, members: int) -> Placement:
     return Placement(devices, together)
 
 
-# Seconds that a process waits at its end for the first one, which still draws and writes; after JAX's own 300, all of
-# them would be aborted. One that dies meanwhile is found by its heartbeat.
-PATIENCE = 3600
-
-
 def join_processes(compute: Compute, members: int) -> None:
     """Starts `jax.distributed` where the options ask for it."""
     by_hand = (compute.coordinator, compute.processes, compute.process_id)
@@ -77,9 +72,7 @@ def join_processes(compute: Compute, members: int) -> None:
     # JAX's own handler of SIGTERM would swallow it wherever `stop_requests` is not at work.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            *by_hand, heartbeat_timeout_seconds=compute.heartbeat, shutdown_timeout_seconds=PATIENCE
-        )
+        jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
     except (IndexError, RuntimeError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         remedy = f"the processes cannot be joined ({first_line:.200}): give --coordinator ADDRESS:PORT of the first one"

@@ -18,7 +18,8 @@ import numpy as np
 from mil_jax.bags import InstanceKind, Scaler
 from mil_jax.errors import InputError, checked
 from mil_jax.losses import Classes
-from mil_jax.model import MIL, Members, ModelConfig, build
+from mil_jax.members import Members
+from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.run import checkpoints
 from mil_jax.run.summary import Summary
 
@@ -79,7 +80,9 @@ def load_run(path: Path | str) -> Run:
     summary = _read_summary(path, "path") if (path / "summary.json").exists() else None
     try:
         class_names = tuple(config["classes"])
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in config["model"].items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in config["model"].items()
+        }
         model = build(ModelConfig(**given), Classes(len(class_names)))
         kind = InstanceKind(tuple(config["instances"]["shape"]), config["instances"]["pixels"])
     except (AttributeError, KeyError, TypeError) as error:
@@ -167,7 +170,9 @@ def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
         InputError: no run there, or one of a newer format.
     """
     config = _read_json(path, "config.json", argument)
-    if not {"format", "options", "data"} <= config.keys() or not isinstance(config["format"], int):
+    groups = [config.get(name, {}) for name in ("options", "data", "paths", "output")]
+    is_whole = {"format", "options", "data"} <= config.keys() and all(isinstance(group, dict) for group in groups)
+    if not is_whole or not isinstance(config["format"], int):
         raise InputError(argument, str(path), "expected the folder of a run: its config.json is another program's")
     if config["format"] > FORMAT:
         expected = f"expected a run of format {FORMAT} or older: a newer mil_jax wrote this one"
