@@ -78,7 +78,7 @@ def main(config: Config) -> Path:
     if not config.datasets:
         raise InputError("datasets", config.datasets, "expected one or more")
     study = begin("classic_benchmarks", __doc__, config, config.folds * config.repeats)
-    sets = {name: load(name, config.data_dir) for name in config.datasets}
+    sets = {name: datasets.load_table_set(name, config.data_dir) for name in config.datasets}
     drawn = {name: draw(config, data) for name, data in sets.items()}
     rows: list[dict[str, Any]] = []
     with open_study(study, {name: data.content_hash for name, data in sets.items()}) as run:
@@ -96,13 +96,6 @@ def main(config: Config) -> Path:
     say(f"{sum(row['fits'] for row in rows)} fits, {sum(row['seconds'] for row in rows) / 60:.1f} minutes")
     say(f"folder: {run.path}")
     return run.path
-
-
-def load(name: str, folder: Path) -> BagSet:
-    """A benchmark, or another table under its own name."""
-    if name in datasets.CLASSIC_NAMES:
-        return datasets.load_classic(name, folder)
-    return datasets.read_table(folder / f"{name}.csv", name)
 
 
 def draw(config: Config, data: BagSet) -> tuple[Folds, Splits]:

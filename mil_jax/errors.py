@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import AbstractArray
 
 P = ParamSpec("P")
@@ -126,6 +127,18 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def check_fields(record: Any) -> None:
+    """Refuses fields of a record that are of another type than their annotations say.
+
+    Raises:
+        InputError: as said.
+    """
+    for name, hint in typing.get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if not _fits(value, hint):
+            raise InputError(name, _brief(value), f"expected {_words(hint)}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -144,7 +157,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _is_numeric(value: object) -> bool:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return True
     if not isinstance(value, np.ndarray | jax.Array | Sequence):
         return False

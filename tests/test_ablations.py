@@ -1,4 +1,4 @@
-"""The ablations as a user runs them, small: what they leave, that their numbers and sentences agree, what they refuse.
+"""The ablations as a user runs them, small: what they leave, that their numbers agree, what they refuse.
 
 All share the shapes of their ensembles where they can, so that few programs are compiled.
 """
@@ -10,7 +10,6 @@ import html
 import importlib
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,12 @@ import pytest
 from conftest import commands_here
 from PIL import Image
 
-from mil_jax import datasets
+from mil_jax import comparison, datasets
 from mil_jax.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "ablations"))
-ablation: Any = importlib.import_module("ablation")
-scripts: dict[str, Any] = {
-    name: importlib.import_module(name)
-    for name in ("gating", "bag_size", "regularization", "ensemble_size", "digits", "imbalance")
-}
+from mil_jax.run import ablation
 
 # Eight members in all, each with as many steps in an epoch, and as many bags in each set: mostly one program.
-BAGS = 40
+BAGS, EPOCHS = 40, 2
 SMALL: dict[str, dict[str, Any]] = {
     "gating": {"members": 8, "patience": 2},
     "bag_size": {"members": 8, "sizes": (3,)},
@@ -40,14 +33,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "digits": {"members": 2, "classes": (1, 0, 7, 8), "patience": 2},
     "imbalance": {"members": 2, "shares": (0.4,), "train_bags": BAGS // 2},
 }
+scripts: dict[str, Any] = {name: importlib.import_module(name) for name in SMALL}
 POINTS = {"gating": 2, "bag_size": 2, "regularization": 4, "ensemble_size": 3, "digits": 4, "imbalance": 4}
 FACTORS = {
     "gating": {"attention"}, "bag_size": {"size", "head"}, "regularization": {"l2", "epoch"},
     "ensemble_size": {"size"}, "digits": {"class"}, "imbalance": {"share", "treatment"},
 }  # fmt: skip
-EPOCHS = 2
-
-each_script = pytest.mark.parametrize("name", list(SMALL))
 
 
 def small(name: str, **more: Any) -> Any:
@@ -78,6 +69,10 @@ class Ended:
         with (self.path / "results.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def column(self, measure: str, **factors: str) -> np.ndarray:
+        """What the seeds scored at a point [S]."""
+        return np.array([float(r[measure]) for r in self.results if all(r[f] == v for f, v in factors.items())])
+
 
 def run(name: str, out: Path, **more: Any) -> Ended:
     """Runs an ablation in this process."""
@@ -96,102 +91,87 @@ def test_ablations(names: list[str], tmp_path: Path) -> None:
     for name in names:
         done = run(name, tmp_path / name / "run")
         check_folder(name, done)
-        check_results(name, done)
-        check_table(name, done)
-        check_words(name, done)
+        check_numbers(name, done)
         MORE_CHECKS[name](done)
 
 
 def check_folder(name: str, done: Ended) -> None:
-    assert {each.name for each in done.path.iterdir()} == {
-        "config.json", "results.csv", "summary.json", "figures", "report.html", "log.txt", ".lock"
-    }  # fmt: skip
+    """All files, figures with something on them, and the tables on screen and page, which asks for nothing else."""
+    files = {"config.json", "results.csv", "summary.json", "figures", "report.html", "log.txt", ".lock"}
+    assert {path.name for path in done.path.iterdir()} == files
     config = done.read("config.json")
     assert config["experiment"] == f"ablations/{name}"
     assert config["options"]["members"] == SMALL[name]["members"] and config["options"]["epochs"] == EPOCHS
     assert config["data"]["content_hash"] == datasets.load("mnist-sample").content_hash
-    for figure in (done.path / "figures").iterdir():
+    page, figures = (done.path / "report.html").read_text(), list((done.path / "figures").iterdir())
+    assert page.startswith("<!DOCTYPE html>") and "http" not in page
+    assert page.count("data:image/png") >= len(figures)
+    for figure in figures:
         with Image.open(figure) as image:
             gray = np.asarray(image.convert("L"))
         assert min(gray.shape) >= 200 and gray.max() == 255 and gray.min() < 120
+    for measure in small(name).measures:
+        title = ablation.heading(scripts[name].Config.labels[measure])
+        assert f"\n{title}" in done.printed and title in html.unescape(page)
+    assert done.printed.endswith(f"folder: {done.path}\n")
+    assert "…" not in done.printed and "nan" not in done.printed
 
 
-def check_results(name: str, done: Ended) -> None:
-    """Tidy: a row for each seed of each point, and a column for each thing known of it."""
-    results = done.results
-    assert set(results[0]) >= FACTORS[name] | {"seed", *ablation.MEASURES}
-    points = {tuple(row[factor] for factor in FACTORS[name]) for row in results}
-    assert len(points) == POINTS[name]
-    assert len({(*(row[f] for f in FACTORS[name]), row["seed"]) for row in results}) == len(results)
-
-
-def check_table(name: str, done: Ended) -> None:
-    """The numbers of the table are those of the results."""
-    results = done.results
+def check_numbers(name: str, done: Ended) -> None:
+    """A tidy row for each seed of each point, and a table whose numbers are those of the rows."""
+    results, factors = done.results, FACTORS[name]
+    assert set(results[0]) >= factors | {"seed", *ablation.MEASURES}
+    assert len({tuple(row[factor] for factor in factors) for row in results}) == POINTS[name]
+    assert len({(*(row[factor] for factor in factors), row["seed"]) for row in results}) == len(results)
     for row in done.read("summary.json")["rows"]:
-        of_point = [r for r in results if all(r[f] == str(row[f]) for f in FACTORS[name])]
+        of_point = [r for r in results if all(r[f] == str(row[f]) for f in factors)]
         values = np.array([float(r[row["measure"]]) for r in of_point if r[row["measure"]]])
         assert len(of_point) == row["seeds"] >= 2
-        if len(values):
-            assert row["mean"] == pytest.approx(values.mean(), rel=1e-5, abs=1e-6)
-            assert row["low"] - 1e-6 <= row["mean"] <= row["high"] + 1e-6
-            assert row["standard_deviation"] == pytest.approx(values.std(ddof=1), rel=1e-4, abs=1e-6)
-        else:
+        if not len(values):
             assert row["mean"] is None
+            continue
+        assert row["mean"] == pytest.approx(values.mean(), rel=1e-5, abs=1e-6)
+        assert row["low"] - 1e-6 <= row["mean"] <= row["high"] + 1e-6
+        assert row["standard_deviation"] == pytest.approx(values.std(ddof=1), rel=1e-4, abs=1e-6)
         if row["difference"] is not None:
             assert row["against"] and row["difference_low"] - 1e-6 <= row["difference"] <= row["difference_high"] + 1e-6
 
 
-def check_words(name: str, done: Ended) -> None:
-    """Screen and report hold the tables and the sentence; the report asks for nothing outside itself."""
-    finding, page = done.read("summary.json")["finding"], (done.path / "report.html").read_text()
-    assert f"found: {finding}\n" in done.printed and finding.endswith(".")
-    assert done.printed.endswith(f"folder: {done.path}\n")
-    assert page.startswith("<!DOCTYPE html>") and "http" not in page
-    assert html.escape(finding) in page
-    assert page.count("data:image/png") >= len(list((done.path / "figures").iterdir()))
-    for measure in small(name).measures:
-        label = ablation.MEASURES.get(measure) or scripts[name].MORE[measure]
-        assert f"\n{label}" in done.printed and html.escape(ablation.title_of(label)) in page
-
-
-def column(done: Ended, measure: str, **factors: str) -> np.ndarray:
-    """What the seeds scored at a point [S]."""
-    return np.array([float(r[measure]) for r in done.results if all(r[f] == v for f, v in factors.items())])
+def row_of(done: Ended, measure: str, point: str) -> dict[str, Any]:
+    return comparison.row_of(done.read("summary.json")["rows"], measure, point)
 
 
 def check_gating(done: Ended) -> None:
     """Differences are paired by seed; tables show the measures that were asked for."""
-    gated, plain = (column(done, "loss", attention=name) for name in ("gated", "not gated"))
-    row = next(r for r in done.read("summary.json")["rows"] if r["measure"] == "loss" and r["against"])
-    assert row["against"] == "gated"
-    assert row["difference"] == pytest.approx((plain - gated).mean(), rel=1e-4)
+    gated, plain = (done.column("loss", attention=name) for name in ("gated", "not gated"))
+    row = row_of(done, "loss", "not gated")
+    assert row["against"] == "gated" and row["difference"] == pytest.approx((plain - gated).mean(), rel=1e-4)
     chosen = run("gating", done.path.with_name("chosen"), measures=("positive_mass",))
-    assert "weight on positive instances" in chosen.printed and "test AUC\n" not in chosen.printed
+    assert "Weight on positive instances" in chosen.printed and "Test AUC\n" not in chosen.printed
     assert chosen.results == done.results
 
 
 def check_bag_size(done: Ended) -> None:
     """Of bags of 3 with one 1 at least, 1/3 and somewhat more of the instances are a 1."""
-    chance = column(done, "hit_by_chance", size="3", head="sum")
+    chance = done.column("hit_by_chance", size="3", head="sum")
     assert ((chance >= 1 / 3) & (chance < 0.5)).all()
-    np.testing.assert_array_equal(chance, column(done, "hit_by_chance", size="3", head="concat"))
+    np.testing.assert_array_equal(chance, done.column("hit_by_chance", size="3", head="concat"))
 
 
 def check_regularization(done: Ended) -> None:
-    """Losses on the training bags are without L2: of the same start, so close to one another after an epoch."""
+    """Strong L2 on few bags makes all weights equal, and a warning says so."""
     assert {row["epoch"] for row in done.results} == {"1", "2"}
-    assert all(np.isfinite(column(done, "train_loss", l2=l2)).all() for l2 in ("0.0", "10.0"))
-    assert column(done, "normalized_entropy", l2="10.0", epoch="2").mean() > 0.99
+    assert all(np.isfinite(done.column("train_loss", l2=l2)).all() for l2 in ("0.0", "10.0"))
+    assert done.column("normalized_entropy", l2="10.0", epoch="2").mean() > 0.99
     assert any("collapsed for 4 of 4 seeds" in text for text in done.read("summary.json")["warnings"])
     assert "warning: L2 10, epoch" in (done.path / "log.txt").read_text()
 
 
 def check_ensemble_size(done: Ended) -> None:
     """Large ensembles are compared with the mean of their own members."""
-    alone, four = column(done, "loss", size="1"), column(done, "loss", size="4")
+    alone, four = done.column("loss", size="1"), done.column("loss", size="4")
     assert len(alone) == 8 and len(four) == 2
-    row = next(r for r in done.read("summary.json")["rows"] if r["measure"] == "loss" and r["size"] == 4)
+    row = row_of(done, "loss", "4")
     assert row["difference"] == pytest.approx((four - alone.reshape(2, 4).mean(axis=1)).mean(), rel=1e-4)
     assert row["difference"] < 0, "the loss is convex"
 
@@ -212,8 +192,8 @@ def check_digits(done: Ended) -> None:
 
 def check_imbalance(done: Ended) -> None:
     """Every treatment changes something, from the same bags."""
-    treatments = ("nothing", "class weights", "oversampling", "initial bias")
-    assert len({tuple(column(done, "loss", treatment=treatment)) for treatment in treatments}) == 4
+    treatments = scripts["imbalance"].TREATMENTS
+    assert len({tuple(done.column("loss", treatment=treatment)) for treatment in treatments}) == 4
 
 
 MORE_CHECKS = {name: globals()[f"check_{name}"] for name in SMALL}
@@ -222,23 +202,23 @@ MORE_CHECKS = {name: globals()[f"check_{name}"] for name in SMALL}
 # ---- what they refuse ----
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
-    *((name, {"members": 1}, "members = 1: use at least [24]: intervals need more than one seed") for name in SMALL),
-    ("gating", {"measures": ("auc", "acu")}, "measures = 'acu': unknown statistic; choose from loss, accuracy"),
+    *((name, {"members": 1}, "members = 1: expected a whole number from [24]") for name in SMALL),
+    ("gating", {"measures": ("auc", "acu")}, "measures = 'acu'"),
     ("gating", {"measures": ()}, "measures"),
     ("gating", {"seed": -1}, "seed"),
     ("gating", {"train_bags": 0}, "train_bags"),
     ("gating", {"epochs": 0}, "epochs"),
     ("gating", {"positive_class": 10}, "positive_class"),
-    ("gating", {"dataset": "mnits"}, "dataset"),
+    ("gating", {"data": ablation.DataConfig("mnits")}, "dataset"),
     ("bag_size", {"sizes": ()}, "sizes"),
     ("bag_size", {"sizes": (3, 3)}, "sizes"),
+    ("bag_size", {"positive_share": 1.0}, "positive_share"),
     ("regularization", {"l2": (0.1, -1.0)}, "l2"),
-    ("ensemble_size", {"largest": 5}, "largest = 5: use 2 to 4"),
+    ("ensemble_size", {"largest": 5}, "largest = 5: expected a whole number from 2 to 4"),
     ("digits", {"classes": (1,)}, "classes"),
     ("digits", {"classes": (1, 10)}, "classes"),
     ("imbalance", {"shares": (0.0,)}, "shares"),
     ("imbalance", {"shares": (0.001,)}, "shares"),
-    ("bag_size", {"positive_share": 1.0}, "positive_share"),
 ]
 
 
@@ -251,60 +231,24 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
-@each_script
+@pytest.mark.parametrize("name", SMALL)
 def test_a_folder_that_is_taken_is_left_as_it_is(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="out"):
         scripts[name].main(small(name, out=tmp_path))
-    assert [each.name for each in tmp_path.iterdir()] == ["config.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-# ---- sentences ----
-
-
-def row(difference: float, low: float, high: float) -> dict[str, float]:
-    return {"difference": difference, "difference_low": low, "difference_high": high}
-
-
-def test_a_sentence_claims_no_more_than_the_interval() -> None:
-    assert ablation.tell("AUC", row(0.01, 0.002, 0.02)) == "AUC 0.01 higher (+0.002 to +0.02)"
-    assert ablation.tell("AUC", row(-0.01, -0.02, -0.002)) == "AUC 0.01 lower (-0.02 to -0.002)"
-    for low, high in ((-0.002, 0.02), (0.0, 0.02), (0.0, 0.0)):
-        told = ablation.tell("AUC", row(0.01, low, high))
-        assert told == f"no difference in AUC beyond the interval ({low:+.3g} to {high:+.3g})"
-    assert "undefined" in ablation.tell("AUC", row(np.nan, np.nan, np.nan))
-
-
-def test_the_verdict_on_the_remark() -> None:
-    verdict = scripts["regularization"].verdict
-    rises, stays = row(0.1, 0.05, 0.2), row(0.0, -0.1, 0.1)
-    assert "no overfitting" in verdict(stays, rises | {"mean": 1.0})
-    assert verdict(rises, stays | {"mean": 0.5}) == "overfitted, and the weights do not become more equal"
-    assert verdict(rises, rises | {"mean": 0.5}) == "overfitted, and the weights become more equal, but not equal"
-    assert verdict(rises, rises | {"mean": 0.999}) == "overfitted, and the weights become equal"
-
-
-def test_large_bags_are_told_against_the_first_size() -> None:
-    names = ("3, sum", "100, sum", "3, concat")
-    points = [ablation.Point(n, {"size": int(n.split(",")[0])}, {}) for n in names]
-    rows = [
-        row(0.01, 0.002, 0.02) | {"measure": measure, "point": n, "mean": 0.115}
-        for n in names for measure in ("accuracy", "hit_at_1", "hit_by_chance")
-    ]  # fmt: skip
-    told = scripts["bag_size"].find(rows, points)
-    assert told.startswith("Bags of 100 instead of 3: accuracy 0.01 higher") and "chance hits 0.115" in told
+# ---- intervals, thresholds and repeated bags ----
 
 
 def test_intervals_of_columns_of_different_lengths() -> None:
     rng = np.random.default_rng(0)
     long, short = rng.normal(size=30), np.array([1.0, np.nan, 2.0])
-    mean, low, high = ablation.intervals([long, short, np.array([np.nan])], 0)
+    mean, low, high = comparison.intervals([long, short, np.array([np.nan])], 0)
     assert mean[:2] == pytest.approx([long.mean(), 1.5], rel=1e-5) and np.isnan(mean[2])
     assert (low[1], high[1]) == (1.0, 2.0)
     assert low[0] < mean[0] < high[0] and high[0] - low[0] == pytest.approx(2 * 1.96 * long.std() / 30**0.5, rel=0.2)
-
-
-# ---- thresholds and repeated bags ----
 
 
 def test_the_threshold_is_the_best_of_all() -> None:
@@ -317,8 +261,8 @@ def test_the_threshold_is_the_best_of_all() -> None:
             called = score >= threshold
             return 2 * (called & (label == 1)).sum() / (called.sum() + label.sum())
 
-        found = best(score, label)
-        assert found in score and f1(found) == pytest.approx(max(map(f1, np.unique(score))))
+        threshold = best(score, label)
+        assert threshold in score and f1(threshold) == pytest.approx(max(map(f1, np.unique(score))))
 
 
 def test_oversampling_leaves_no_bag_out_and_evens_the_classes() -> None:

@@ -15,12 +15,26 @@ import pytest
 from conftest import commands_here
 from PIL import Image
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, RunError
+from mil_jax.model import Prediction
+from mil_jax.protocols import Folds, judge_folds
+from mil_jax.run import cli
+from mil_jax.run.study import print_rows, summary_row
+from mil_jax.sampling import BagsConfig
+from mil_jax.training import FitConfig
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 classic: Any = importlib.import_module("classic_benchmarks")
 colon: Any = importlib.import_module("colon")
 paper: Any = importlib.import_module("paper_mnist_bags")
+sweep: Any = importlib.import_module("sweep")
+spread: Any = importlib.import_module("seed_spread")
+
+TINY = {"hidden": (8,), "attention_units": 4}
+QUICK = {
+    **TINY, "datasets": ("stand_in",), "fit": FitConfig(epochs=12, patience=20),
+    "hyper": classic.HyperConfig(learning_rate=0.02, l2=None, class_weights=False, standardize=True),
+}  # fmt: skip
+FEW = BagsConfig(train_bags=20, val_bags=20, test_bags=20)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,47 +52,46 @@ def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
         return list(csv.DictReader(file)), out, screen.getvalue()
 
 
-def test_classic_benchmarks(tables: Path, tmp_path: Path):
-    rows, out, screen = run(
-        classic, data_dir=tables, datasets=("musk1",), poolings=("gated_attention", "instance_max"), folds=3, repeats=2,
-        hidden=(8,), attention_units=4, epochs=12, learning_rate=0.02, out=tmp_path / "run",
-    )  # fmt: skip
+def summary_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_classic_benchmarks(tables: Path, tmp_path: Path) -> None:
+    """A table of one's own stands under its own name and beside no published number."""
+    options = {"poolings": ("gated_attention", "instance_max"), "folds": 3, "repeats": 2, "out": tmp_path / "run"}
+    rows, out, screen = run(classic, data_dir=tables, **QUICK, **options)
     assert [row["pooling"] for row in rows] == ["gated_attention", "instance_max"]
     for row in rows:
         assert float(row["auc"]) > 0.9, "an easy problem"
         assert 0 <= float(row["accuracy_low"]) <= float(row["accuracy"]) <= float(row["accuracy_high"]) <= 1
-        assert float(row["accuracy_se"]) >= 0
-        assert int(row["fits"]) == 6
-    assert "empty slots" in screen
+        assert float(row["accuracy_se"]) >= 0 and int(row["fits"]) == 6
+        assert row["dataset"] == "stand_in" and not row["published"]
+    assert "empty slots" in screen and "chosen on validation bags" in screen and "published" not in screen
     assert (out / "figures" / "accuracy.png").exists()
     config = json.loads((out / "config.json").read_text())
-    assert len(config["data"]["musk1"]) == 64
-    assert "chosen on validation bags" in screen
-    with pytest.raises(InputError, match=r"it holds a run already: choose another folder$"):
-        run(classic, data_dir=tables, datasets=("musk1",), folds=3, out=out)
+    assert len(config["data"]["stand_in"]) == 64 and config["paths"] == {"data_dir": str(tables)}
+    with pytest.raises(InputError, match="out"):
+        run(classic, data_dir=tables, **QUICK, **options)
 
 
-def test_a_choice_on_the_test_folds_is_named(tables: Path, tmp_path: Path):
+def test_a_choice_on_the_test_folds_is_named(tables: Path, tmp_path: Path) -> None:
     """Labels that have nothing to do with the features: an honest choice cannot beat chance by much, this one does."""
-    draw, lines = np.random.default_rng(1), (tables / "musk1.csv").read_text().splitlines()
+    draw, lines = np.random.default_rng(1), (tables / "stand_in.csv").read_text().splitlines()
     shuffled = draw.permutation(24) % 2
     cells = [line.split(",") for line in lines]
-    (tmp_path / "musk1.csv").write_text("".join(f"{shuffled[int(c[1])]},{','.join(c[1:])}\n" for c in cells))
-    quick = {
-        "datasets": ("musk1",), "poolings": ("attention",), "folds": 3, "repeats": 3, "hidden": (8,),
-        "attention_units": 4, "epochs": 12, "learning_rate": 0.02, "data_dir": tmp_path,
-    }  # fmt: skip
-    honest, *_ = run(classic, **quick, out=tmp_path / "honest")
-    leaky, _, screen = run(classic, **quick, choose_on_test=True, out=tmp_path / "leaky")
+    (tmp_path / "stand_in.csv").write_text("".join(f"{shuffled[int(c[1])]},{','.join(c[1:])}\n" for c in cells))
+    options = {**QUICK, "poolings": ("attention",), "folds": 3, "repeats": 3, "data_dir": tmp_path}
+    honest, *_ = run(classic, **options, out=tmp_path / "honest")
+    leaky, _, screen = run(classic, **options, choose_on_test=True, out=tmp_path / "leaky")
     chosen = "accuracy_chosen_threshold"
     assert float(leaky[0][chosen]) > max(float(honest[0][chosen]), 0.6)
     assert "which is no result" in screen
 
 
-def test_paper_mnist_bags(tmp_path: Path):
+def test_paper_mnist_bags(tmp_path: Path) -> None:
     rows, out, _ = run(
         paper, datasets=("mnist-sample",), poolings=("attention",), train_bags=(4,), val_bags=4, test_bags=6,
-        repeats=2, hidden=(8,), attention_units=4, epochs=1, out=tmp_path / "run",
+        repeats=2, **TINY, fit=FitConfig(epochs=1), out=tmp_path / "run",
     )  # fmt: skip
     assert [int(row["train_bags"]) for row in rows] == [4]
     assert all(0 <= float(row["auc"]) <= 1 for row in rows)
@@ -100,29 +113,101 @@ def tissue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_colon(tissue: Path, tmp_path: Path):
-    rows, out, _ = run(
-        colon, data_dir=tissue, poolings=("attention",), folds=2, val_share=0.3, hidden=(8,), attention_units=4,
-        epochs=1, out=tmp_path / "run",
-    )  # fmt: skip
-    (row,) = rows
+def test_colon(tissue: Path, tmp_path: Path) -> None:
+    options = {"poolings": ("attention",), "folds": 2, "val_share": 0.3, "fit": FitConfig(epochs=1)}
+    (row,), out, screen = run(colon, data_dir=tissue, **TINY, **options, out=tmp_path / "run")
     assert {"precision", "recall", "f1", "nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc"} <= row.keys()
+    assert "nan" not in screen
     with Image.open(out / "figures" / "image_attention.png") as image:
         assert np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+def test_sweep(tmp_path: Path) -> None:
+    """A point whose seeds diverge is named, in no mean, and never the best."""
+    options = {"learning_rates": (1e-3,), "l2": (0.01, 3e38), "members": 2, "bags": FEW, "fit": FitConfig(2)}
+    rows, out, screen = run(sweep, **options, one_by_one=True, out=tmp_path / "run")
+    assert [row["diverged"] for row in rows] == ["0", "2"]
+    assert rows[1]["val_loss"] == rows[1]["test_accuracy"] == ""
+    summary = summary_of(out)
+    assert summary["chosen"]["l2"] == 0.01 and summary["seconds"]["one_by_one"] > 0
+    assert "warning: learning rate 0.001, L2 3e+38: 2 seeds diverged" in screen and "nan" not in screen
+    with pytest.raises(RunError, match="diverged at all points"):
+        run(sweep, **options | {"l2": (3e38,)}, out=tmp_path / "all")
+
+
+def test_seed_spread(tmp_path: Path) -> None:
+    """Each ensemble has a run folder; what is the same for all members makes no spread."""
+    rows, out, _ = run(spread, members=2, vary=("order", "bags"), bags=FEW, fit=FitConfig(1), out=tmp_path / "run")
+    assert {row["varied"] for row in rows} == {"order", "bags"} and len(rows) == 2 * len(spread.SCORES)
+    assert all(float(row["low"]) <= float(row["standard_deviation"]) + 1e-9 for row in rows)
+    for name in ("order", "bags"):
+        assert len(summary_of(out / name)["members"]) == 2
+
+
+# ---- rows ----
+
+
+def test_no_error_is_shown_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [summary_row({"pooling": name}, {"auc": np.array([0.5])}) for name in ("attention", "instance_max")]
+    print_rows("Test folds", rows, ("pooling",), ("auc",))
+    printed = capsys.readouterr().out
+    assert "│ 0.500 │" in printed and "nan" not in printed
+
+
+def test_folds_are_put_together_bag_by_bag() -> None:
+    """Two repeats of two folds; the score of a bag is 0.1 times its number plus 0.01 times its member's."""
+    from mil_jax.arrays import bags_from_arrays
+    from mil_jax.protocols import split_bags
+
+    bags = bags_from_arrays([np.ones((1, 2), np.float32)] * 5, [0, 0, 1, 1, 1])
+    test = np.array([[0, 3, -1], [1, 2, 4], [2, 0, 1], [4, 3, -1]])
+    folds = Folds(test, test, test)
+    score = np.where(test >= 0, 0.1 * test + 0.01 * np.arange(4)[:, None], 0.9)
+    predicted = Prediction(*(np.stack([1 - score, score], axis=-1), score[..., None], score[..., None]))
+    crossed = judge_folds(predicted, predicted, split_bags(bags, folds), folds)
+    assert crossed.label.tolist() == [0, 0, 1, 1, 1]
+    np.testing.assert_allclose(crossed.probability, [[0, 0.11, 0.21, 0.3, 0.41], [0.02, 0.12, 0.22, 0.33, 0.43]])
+    assert not crossed.called.any() and crossed.called_by_choice.mean() > 0.5  # at thresholds that suit the scores
+    assert crossed.right.tolist() == [1, 1, 0, 0, 0]
+    assert crossed.scores()["accuracy"].tolist() == [0.4, 0.4] and crossed.scores()["auc"].tolist() == [1, 1]
+
+
+# ---- what they refuse ----
+
+DATA = ["--data-dir", "TABLES"]
 
 
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
-        (classic, {}, "data_dir = None"),
-        (classic, {"data_dir": Path(), "datasets": ("musk9",)}, "datasets"),
-        (classic, {"data_dir": Path(), "repeats": 0}, "repeats = 0: use at least 1"),
-        (classic, {"data_dir": Path(), "poolings": ()}, "poolings"),
-        (colon, {}, "data_dir = None"),
-        (paper, {"mean_sizes": (7,)}, "mean_sizes"),
-        (paper, {"train_bags": (1,)}, "train_bags"),
+        (classic, [], "--data-dir None: expected"),
+        (classic, [*DATA, "--datasets", "musk9"], "dataset musk9: expected"),
+        (classic, [*DATA, "--repeats", "0"], "--repeats 0: expected"),
+        (classic, [*DATA, "--datasets", "stand_in", "--folds", "1"], "--folds 1: expected"),
+        (classic, [*DATA, "--datasets", "stand_in", "--resume"], "--resume True: expected another folder"),
+        (classic, [*DATA, "--learning-rate", "nan"], "--learning-rate nan: expected"),
+        (colon, [], "--data-dir None: expected"),
+        (paper, ["--mean-sizes", "7"], "--mean-sizes 7: expected"),
+        (paper, ["--train-bags", "1"], "--train-bags 1: expected"),
+        (sweep, ["--learning-rates", "nan"], "--learning-rates nan: expected"),
+        (sweep, ["--l2", "-1"], "--l2 -1.0: expected"),
+        (spread, ["--dataset", "foo"], "--dataset foo: expected"),
+        (spread, ["--vary", "weather"], "--vary weather: expected"),
+        (spread, ["--members", "1"], "--members 1: expected"),
     ],
+    ids=str,
 )
-def test_what_cannot_be_run_is_refused(script: Any, options: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=message):
-        run(script, **options)
+def test_what_cannot_be_run_is_refused_and_leaves_no_folder(
+    script: Any, options: list[str], message: str, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [str(tables) if word == "TABLES" else word for word in options]
+    monkeypatch.setattr(sys, "argv", ["script.py", *words, "--out", str(tmp_path / "run")])
+    with contextlib.redirect_stderr(io.StringIO()) as screen, pytest.raises(SystemExit) as stop:
+        cli.command(script.Config, script.main, script.__doc__)
+    assert stop.value.code == 2 and screen.getvalue().startswith(f"error: {message}"), screen.getvalue()
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder_name_is_refused() -> None:
+    with pytest.raises(InputError, match="out"):
+        classic.Config(out=Path())

@@ -65,7 +65,7 @@ def main(config: Config) -> None:
         raise InputError("data_dir", None, "expected the folder that holds the data sets")
     if missing := measure.missing_packages(measure.TORCH):
         raise RunError(measure.install_remedy(missing))
-    data = datasets.load_classic(config.dataset, config.data_dir)
+    data = datasets.load_table_set(config.dataset, config.data_dir)
     measure.start(config.out)
     measure.warn_if_busy()
     ways = {"mil_jax": partial(run_ours, config, data), "PyTorch": partial(run_torch, 1)}
