@@ -163,6 +163,7 @@ def gains(
     check_whole("subsets", subsets, 1)
     rows = []
     for size in sizes_up_to(members) if sizes is None else sizes:
+        check_whole("sizes", size, 1, members)
         drawn = random_subsets(jax.random.fold_in(key, size), members, size, subsets)
         scores = flatten(judge_subsets(predicted, bags, drawn))
         for name in GAINS:

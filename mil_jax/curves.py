@@ -6,9 +6,10 @@ Axes: B bags · T distinct scores.
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, as_array, checked
 
 
+@checked
 def roc_curve(
     score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
@@ -29,6 +30,7 @@ def roc_curve(
     return false_positives / false_positives[-1], true_positives / true_positives[-1]
 
 
+@checked
 def precision_recall_curve(
     score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
@@ -53,7 +55,9 @@ def precision_recall_curve(
 
 def _counts_down_the_scores(score: object, label: object) -> tuple[np.ndarray, np.ndarray]:
     """Count true and false positives at each distinct score from high to low, after a zero."""
-    values, positive = np.asarray(score), np.asarray(label) > 0
+    values, positive = as_array("score", score), as_array("label", label) > 0
+    if len(values) != len(positive) or np.isnan(values).any():
+        raise InputError("score", f"{len(values)} values", f"expected {len(positive)} numbers, one for each label")
     order = np.argsort(-values, kind="stable")
     last_of_tie = np.append(np.diff(values[order]) != 0, True)[: len(values)]
     true = np.append(0, np.cumsum(positive[order])[last_of_tie])

@@ -10,6 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import AbstractArray
 
 P = ParamSpec("P")
@@ -126,6 +127,18 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def check_fields(record: Any) -> None:
+    """Refuses fields of a record that are of another type than their annotations say.
+
+    Raises:
+        InputError: as said.
+    """
+    for name, hint in typing.get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if not _fits(value, hint):
+            raise InputError(name, _brief(value), f"expected {_words(hint)}")
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -133,8 +146,7 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return value in typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        is_key = hint.__name__.startswith("Key")
-        return isinstance(value, hint) if is_key else isinstance(value, np.ndarray | jax.Array | Sequence | np.generic)
+        return isinstance(value, hint) if hint.__name__.startswith("Key") else _is_numeric(value)
     kind = origin or hint
     if not isinstance(kind, type):
         return True
@@ -142,6 +154,17 @@ def _fits(value: object, hint: Any) -> bool:
         numbers = (int, np.integer) if kind is int else (int, float, np.number)
         return isinstance(value, numbers) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is Sequence and isinstance(value, str))
+
+
+def _is_numeric(value: object) -> bool:
+    if isinstance(value, Tracer):
+        return True
+    if not isinstance(value, np.ndarray | jax.Array | Sequence):
+        return False
+    try:
+        return np.asarray(value).dtype.kind in "biufV"  # V: types that NumPy has not, such as bfloat16
+    except (TypeError, ValueError):  # ragged, or an array of keys
+        return False
 
 
 def _words(hint: Any) -> str:

@@ -101,11 +101,12 @@ def check_predicted(predicted: Prediction, bags: Bags, *, by_members: bool) -> N
 @jax.jit
 def judge(predicted: Prediction, label: Array, mask: Array, instance_label: Array) -> Evaluation:
     """`evaluate` without its checks."""
-    stats = stats_of_bags(predicted.attention, mask, instance_label)
+    probability, attention = jnp.asarray(predicted.probability), jnp.asarray(predicted.attention)
+    stats = stats_of_bags(attention, mask, instance_label)
     present = label >= 0
     by_label = stats_by_label(stats, label, present)
-    bags = bag_metrics(predicted.probability, jnp.maximum(label, 0), present)
-    known = jnp.isfinite(predicted.probability).all(-1) & jnp.isfinite(jnp.where(mask, predicted.attention, 0)).all(-1)
+    bags = bag_metrics(probability, jnp.maximum(label, 0), present)
+    known = jnp.isfinite(probability).all(-1) & jnp.isfinite(jnp.where(mask, attention, 0)).all(-1)
     is_finite = jnp.all(known | ~present)
     judged = Evaluation(bags, by_label.positive, by_label.negative)
     return jax.tree.map(lambda value: jnp.where(is_finite, value, jnp.nan), judged)
@@ -148,6 +149,8 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
     Raises:
         InputError: names the first unknown one and lists those that would do.
     """
+    if not list(names):
+        raise InputError(argument, [], f"expected one or more of {', '.join(known)}")
     for name in names:
         if name not in known:
             raise InputError(argument, name, f"expected names of statistics: {', '.join(known)}")
@@ -250,8 +253,15 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def where_known(stats: AttentionStats) -> AttentionStats:
+    """Mean statistics with NaN for what no bag defines, where nobody knows which instances are positive."""
+    defined = defined_where(stats)
+    return jax.tree.map(lambda value, known: np.where(known, value, np.float32(np.nan)), stats, defined)
+
+
 def attention_columns(positive: AttentionStats, negative: AttentionStats) -> dict[str, np.ndarray]:
     """Attention statistics of positive and negative bags by name, without those that a negative bag cannot have."""
+    positive = where_known(positive)
     of_negative = {
         f"negative_bags_{name}": value for name, value in flatten(negative).items() if name not in NEEDS_POSITIVE
     }

@@ -5,14 +5,16 @@ Axes: B bags or members · R statistics.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from mil_jax.errors import check_number, check_whole
+from mil_jax.errors import InputError, check_number, check_whole, checked
 from mil_jax.metrics import all_or, divide, mean_where
 
 
+@checked
 def bootstrap_interval(
-    values: Float[Array, " B"],
+    values: Float[np.ndarray | Array, " B"],
     key: Key[Array, ""],
     level: float = 0.95,
     resamples: int = 1000,
@@ -35,6 +37,9 @@ def bootstrap_interval(
     """
     check_number("level", level, 0, 1, ends="()")
     check_whole("resamples", resamples, 1)
+    values = jnp.asarray(values)
+    if values.ndim != 1:
+        raise InputError("values", np.shape(values), "expected one value for each bag or member")
     where = all_or(values, where)
     place, count = jnp.arange(values.shape[0]), jnp.sum(where)
     counted_first = jnp.where(where, values, 0)[jnp.argsort(~where, stable=True)]

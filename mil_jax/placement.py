@@ -66,7 +66,7 @@ def use_all_cores(devices: int | None = None) -> int:
     Raises:
         InputError: a number below 1.
     """
-    check_whole("devices", devices or 1, 1)
+    check_whole("devices", 1 if devices is None else devices, 1)
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", devices or max(core_count(), 2))
     return jax.device_count()

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
 from mil_jax.bags import ABSENT, UNKNOWN, Bags
-from mil_jax.errors import InputError, check_number, check_whole, checked
+from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
 from mil_jax.sampling import Splits
@@ -56,7 +56,7 @@ def cross_validation(
     Raises:
         InputError: a number out of range, or a class with too few bags for every part to have one.
     """
-    label = np.asarray(label)
+    label = as_array("label", label, whole=True)
     _check_folds(label, folds, repeats, val_share)
     draw = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     per_repeat = [_fold_of_bags(draw, label, folds) for _ in range(repeats)]
@@ -73,7 +73,7 @@ def cross_validation(
 def _check_folds(label: np.ndarray, folds: int, repeats: int, val_share: float) -> None:
     check_whole("repeats", repeats, 1)
     check_number("val_share", val_share, 0, 1, ends="()")
-    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer) or not label.size or label.min() < 0:
+    if not label.size or label.min() < 0 or label.max() > len(label):
         raise InputError("label", label.tolist()[:5], "expected a class 0, 1, … for each bag")
     fewest = int(np.bincount(label)[np.unique(label)].min())
     if len(np.unique(label)) < 2 or fewest < 3:
@@ -143,13 +143,13 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
     Raises:
         InputError: probabilities of several classes, or ones that are not from 0 to 1.
     """
-    given = np.asarray(probability)
-    if given.ndim != 1 or given.shape != np.shape(label):
-        raise InputError("probability", given.shape, f"expected the positive class alone, {np.shape(label)}")
+    given, classes = as_array("probability", probability), as_array("label", label, whole=True)
+    if given.shape != classes.shape:
+        raise InputError("probability", given.shape, f"expected the positive class alone, {classes.shape}")
     if not ((given >= 0) & (given <= 1)).all():
         raise InputError("probability", "not from 0 to 1", "expected probabilities")
-    held = np.asarray(label) >= 0
-    score, truth = np.asarray(probability, float)[held], np.asarray(label)[held] > 0
+    held = classes >= 0
+    score, truth = given.astype(float)[held], classes[held] > 0
     edges = np.unique(np.concatenate([[0.0, 1.0], score]))
     candidates = np.concatenate([[0.5], (edges[1:] + edges[:-1]) / 2])
     right = ((score >= candidates[:, None]) == truth).sum(axis=1)
@@ -244,11 +244,14 @@ class Estimate:
     high: float
 
 
+@checked
 def estimate(by_repeat: Num[np.ndarray, " R"], by_bag: Num[np.ndarray, " B"] | None = None) -> Estimate:
     """Mean and standard error of a score over repeats [R]; with the score's mean per bag [B], its interval."""
-    values = np.asarray(by_repeat, float)
+    values = as_array("by_repeat", by_repeat).astype(float)
+    if not len(values):
+        raise InputError("by_repeat", [], "expected the score of at least one repeat")
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     low, high = (float("nan"),) * 2
     if by_bag is not None:
-        low, high = map(float, bootstrap_interval(jnp.asarray(by_bag, jnp.float32), jax.random.key(0)))
+        low, high = map(float, bootstrap_interval(as_array("by_bag", by_bag).astype(np.float32), jax.random.key(0)))
     return Estimate(float(values.mean()), error, low, high)

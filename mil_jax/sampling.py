@@ -140,8 +140,10 @@ def sample_bags(
         InputError: a count, size or row out of range, or a class that the pool does not hold.
     """
     check_whole("count", count, 1)
+    if not np.ndim(instances):
+        raise InputError("instances", np.shape(instances), "expected a pool [N, ...]")
     label = as_array("classes", classes, whole=True)
-    chosen = _checked_rows(len(np.atleast_1d(instances)), label, among)
+    chosen = _checked_rows(len(instances), label, among)
     key_rows, sizes = _draw_sizes(key, law, count)
     _check_draw(label[chosen], sizes, law.positive_class)
     mask = np.arange(sizes.max()) < sizes[:, None]

@@ -203,6 +203,7 @@ def fit(
     Returns:
         The state at the end, with `best_params`, and the infos of all epochs [E], blank after the member stopped.
     """
+    train, val = jax.tree.map(jnp.asarray, (train, val))  # they may be constants of a program
     state = init_fit(model, member_key(key), train.slots, train.kind.shape)
     blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (config.epochs,)), blank_info())
 

@@ -7,6 +7,7 @@ lie apart from the others, in bags of 3.
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import jax
 
 # Before anything starts a backend, so that sharding over two devices is really tested on a CPU.
 jax.config.update("jax_num_cpu_devices", 2)
+# Programs compile in half the time, here and in commands; `XLA_FLAGS= pytest` tests those that users get.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from mil_jax.arrays import bags_from_arrays
-from mil_jax.bags import Bags, take
+from mil_jax.arrays import bags_from_arrays  # noqa: E402
+from mil_jax.bags import Bags, Scaler, take  # noqa: E402
 from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys  # noqa: E402
 from mil_jax.errors import InputError  # noqa: E402
 from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
@@ -91,8 +94,8 @@ def sum_model() -> MIL:
 
 def hyper_of(rate: float = 0.02, l2: float | None = 0.01, weights: Sequence[float] = (1, 1), **more: Any) -> Hyper:
     """Hyperparameters of plain numbers."""
-    l2 = None if l2 is None else jnp.float32(l2)
-    return Hyper(jnp.float32(rate), l2, jnp.array(weights, jnp.float32), **more)
+    strength = None if l2 is None else jnp.float32(l2)
+    return Hyper(jnp.float32(rate), strength, jnp.array(weights, jnp.float32), **more)
 
 
 @pytest.fixture(scope="session")
@@ -154,9 +157,21 @@ def host_run(
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
     execution = Execution(Placement(1, 1), on_epoch=on_epoch, on_compiled=lambda: announced.append(len(infos)))
-    ensemble = fit_ensemble(concat_model, keys, train_bags, val_bags, quick_config, quick_hyper, execution)
+    with quick_programs(False):  # the same programs, whatever test asks for it first
+        ensemble = fit_ensemble(concat_model, keys, train_bags, val_bags, quick_config, quick_hyper, execution)
     jax.monitoring.unregister_event_duration_listener(on_event)
     return HostRun(keys, ensemble, infos, states, compiled, len(announced))
+
+
+@pytest.fixture(scope="session")
+def diverged_run(sum_model: MIL, train_bags: Bags, val_bags: Bags) -> Ensemble:
+    """Three members, of which the second sees instances that are far too large, at the largest learning rate."""
+    factor = np.array([1, 1e36, 1], np.float32)[:, None].repeat(FEATURES, axis=1)
+    rates = np.array([0.02, 1e3, 0.02], np.float32)
+    hyper = dataclasses.replace(hyper_of(), learning_rate=rates, scaler=Scaler(0 * factor, factor))
+    keys, config = member_keys(jax.random.key(1), 3), FitConfig(epochs=3, batch_size=5, patience=2)
+    with quick_programs():
+        return fit_ensemble(sum_model, keys, train_bags, val_bags, config, hyper, Execution(Placement(1, 1)))
 
 
 def member(tree: Any, i: Any) -> Any:
@@ -216,11 +231,12 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def quick_programs() -> Iterator[None]:
+def quick_programs(quick: bool = True) -> Iterator[None]:
     """Programs compile in less time, and are slower; for what is compared up to rounding."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

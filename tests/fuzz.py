@@ -34,8 +34,9 @@ DRAW = np.random.default_rng(0)
 NONSENSE: tuple[Any, ...] = (
     None, "", "no such thing", b"bytes", 0, -1, 3, 2**40, 0.5, float("nan"), float("inf"), 1e30, True, [], {}, (), [[]],
     [1, [2, 3]], object(), print, np.array([]), np.zeros((2, 2)), np.array([0, -1]), np.array(["a"]), np.float64("nan"),
-    np.array([np.nan, 1]), np.full((3, 2, 2), np.inf), np.array([2**40]), np.array([0.5, 1.5]), [119], np.array([[7, -5]]),
-    Path("/no/such/folder"), "/dev/null", jax.random.PRNGKey(0), jax.random.split(KEY, 3), 1j, "nan",
+    np.array([np.nan, 1]), np.full((3, 2, 2), np.inf), np.array([2**40]), np.array([0.5, 1.5]), [119],
+    np.array([[7, -5]]), Path("/no/such/folder"), "/dev/null",
+    jax.random.PRNGKey(0), jax.random.split(KEY, 3), 1j, "nan",
 )  # fmt: skip
 
 
@@ -43,9 +44,7 @@ def problem() -> dict[str, Any]:
     """Small bags, a model and what it says of them."""
     pool, classes = DRAW.normal(size=(40, 5)).astype(np.float32), np.arange(40) % 3
     law = sampling.BagLaw()
-    train, val = (
-        mil.take(sampling.sample_bags(jax.random.key(i), pool, classes, law, count=12), range(12)) for i in (0, 1)
-    )
+    train, val = (sampling.sample_bags(jax.random.key(i), pool, classes, law, count=12) for i in (0, 1))
     model = mil.build(mil.ModelConfig(hidden=(4,), attention_units=3, head="sum"))
     keys, config = mil.member_keys(KEY, 2), mil.FitConfig(epochs=1)
     trained = mil.fit_ensemble(model, keys, train, val, config)
@@ -116,8 +115,8 @@ def malformed(p: dict[str, Any]) -> tuple[Any, ...]:
     gated = mil.build(mil.ModelConfig(hidden=(4,), attention_units=3, head="sum", pooling="attention"))
     three = mil.make_hyper(p["train"], mil.HyperConfig(class_weights=False), mil.Classes(3))
     short = jax.tree.map(lambda leaf: leaf[..., :4, :] if np.ndim(leaf) > 2 else leaf, p["predicted"])
-    return (*NONSENSE, other, pixels, beyond, gap, nan, gated, three, short, mil.average(p["predicted"]), p["predicted"],
-            p["trained"].members, mil.Classes(5), mil.member_keys(KEY, 3))  # fmt: skip
+    records = (other, pixels, beyond, gap, nan, gated, three, short, mil.average(p["predicted"]), p["predicted"])
+    return (*NONSENSE, *records, p["trained"].members, mil.Classes(5), mil.member_keys(KEY, 3))
 
 
 def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str:

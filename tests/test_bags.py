@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mil_jax.arrays import bags_from_arrays, bags_from_set
 from mil_jax.bags import UNKNOWN, Bags, check_bags, fit_scaler, gather, of_member, pad, stack_bags, take
 from mil_jax.buckets import sizes_of
-from mil_jax.datasets import build_bag_set
+from mil_jax.datasets import BagSet
 
 SEEDS = st.integers(0, 2**31 - 1)
 VIEW = ("rows", "mask", "label", "instance_label")
@@ -69,7 +69,9 @@ def test_labels_may_be_truth_values():
 def test_bags_of_a_set_are_its_instances_in_order():
     x = np.arange(12, dtype=np.float32).reshape(6, 2)
     truth = np.array([0, 1, -1, 0, 0, 1], np.int32)
-    bags = bags_from_set(build_bag_set("s", x, [1, 3, 2], [0, 1, 1], ("a", "b", "c"), "here", instance_label=truth))
+    sizes, label = np.array([1, 3, 2], np.int32), np.array([0, 1, 1], np.int32)
+    data = BagSet(name="s", x=x, sizes=sizes, label=label, bag_names=tuple("abc"), source="here", instance_label=truth)
+    bags = bags_from_set(data)
     assert bags.rows.shape == (3, 3) and sizes_of(bags).tolist() == [1, 3, 2]
     np.testing.assert_array_equal(bags.pool[bags.rows[bags.mask]], x)
     np.testing.assert_array_equal(bags.instance_label[bags.mask], truth)
@@ -90,11 +92,11 @@ NAN = np.array([[1.0, np.nan, 0.0]], np.float32)
         ([ONES, NAN], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
         ([ONES, 1e300 * np.ones((2, 3))], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
         ([ONES.astype(str)], [0], "bags[0] = '<U32': expected numbers"),
-        ([ONES, ONES], np.array([0.0, 1.0]), "labels = [0.0, 1.0]: expected whole numbers 0, 1"),
+        ([ONES, ONES], np.array([0.0, 1.0]), "labels = 'float64 (2,)': expected a list of whole numbers"),
         ([ONES, ONES], [1, -1], "labels = [1, -1]: expected whole numbers"),
         ([ONES, ONES], [0, 2**31], "labels = [0, 2147483648]: expected whole numbers"),
         ([ONES, ONES], [1], "labels = (1,): expected one for each of the 2 bags"),
-        ([ONES], np.array([[1]]), "labels = (1, 1): expected one for each of the 1 bags"),
+        ([ONES], np.array([[1]]), "labels = 'int64 (1, 1)': expected a list of whole numbers"),
     ],
 )
 def test_arrays_that_are_no_bags_are_refused(arrays, labels, message):

@@ -75,7 +75,7 @@ def with_places(ragged_bags: Bags) -> Bags:
 def test_neither_widths_nor_places_nor_empty_slots_change_a_result(
     sum_model: MIL, ragged_bags: Bags, with_places: Bags
 ):
-    whole = fit(sum_model, with_widths(ragged_bags, (5,)), with_widths(with_places, (5,)))
+    whole = fit(sum_model, with_widths(ragged_bags, (5,)), with_widths(pad(with_places, 7), (7,)))
     cut = fit(sum_model, with_widths(ragged_bags, (1, 3)), with_widths(ragged_bags, (2,)))
     assert_close(whole.curves, cut.curves)
     assert_close(whole.members.params, cut.members.params)

@@ -80,7 +80,8 @@ def test_sizes_that_there_are_not(size: int, predicted: Prediction, bags: Bags) 
     ):
         assert message_of(call) == f"size = {size}: expected a whole number from 1 to 6"
     assert "subsets = 0" in message_of(committee.gains, predicted, bags, jax.random.key(0), subsets=0)
-    for judge in (committee.disagreement, lambda *given: committee.judge_subsets(*given, np.ones((1, 6), bool))):
+    whole = np.ones((1, 6), bool)
+    for judge in (committee.disagreement, lambda said, of: committee.judge_subsets(said, of, whole)):
         assert "of these bags" in message_of(judge, predicted, take(bags, np.arange(20)))
 
 

@@ -1,4 +1,4 @@
-"""Many members: each is what it would be alone, wherever and with whomever it runs."""
+"""Many members: each is what it would be alone, wherever and with whomever it runs; and what is no member."""
 
 import dataclasses
 import re
@@ -9,33 +9,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FEW_OPTIMISATIONS, HostRun, assert_close, assert_same_bits, draw_bags
+from conftest import (
+    FEW_OPTIMISATIONS,
+    HostRun,
+    assert_close,
+    assert_parts,
+    assert_same_bits,
+    draw_bags,
+    hyper_of,
+    member,
+    message_of,
+)
 
 from mil_jax import ensemble
-from mil_jax.bags import Bags
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, fit_scaler, stack_bags, take
 from mil_jax.ensemble import (
     Ensemble,
-    Placement,
+    Execution,
+    Progress,
     average,
-    default_placement,
     fit_ensemble,
+    init_members,
     member_keys,
-    predict_ensemble,
+    predict,
+    same_for_all,
 )
-from mil_jax.errors import InputError
-from mil_jax.model import MIL, Prediction
-from mil_jax.training import EpochInfo, FitConfig, Hyper, predict
+from mil_jax.evaluation import evaluate_members, warnings_of
+from mil_jax.losses import Classes
+from mil_jax.members import Members
+from mil_jax.model import MIL, ModelConfig, Prediction, build
+from mil_jax.optimizer import Hyper, HyperConfig, make_hyper
+from mil_jax.placement import Placement
+from mil_jax.training import EpochInfo, FitConfig, MemberKeys, predict_member
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 Fit = Callable[..., Ensemble]
+ONE = Execution(Placement(1, 1))
 
 
-def member(tree: Any, i: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
-def strangers(count: int) -> jax.Array:
+def strangers(count: int) -> MemberKeys:
     """Keys of members that are not in `host_run`."""
     return member_keys(jax.random.key(99), count)
+
+
+def join(*keys: MemberKeys) -> MemberKeys:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *keys)
+
+
+def changed(bags: Bags, **parts: Any) -> Bags:
+    """The bags with other parts of their view."""
+    return Bags(bags.pool, dataclasses.replace(bags.view, **parts))
 
 
 class GuardedEpoch:
@@ -76,17 +100,11 @@ def guard(host_run: HostRun) -> Iterator[GuardedEpoch]:
 
 
 @pytest.fixture(scope="module")
-def fit(
-    guard: GuardedEpoch,
-    concat_model: MIL,
-    train_bags: Bags,
-    val_bags: Bags,
-    quick_hyper: Hyper,
-) -> Callable[..., Ensemble]:
+def fit(guard: GuardedEpoch, concat_model: MIL, train_bags: Bags, val_bags: Bags, quick_hyper: Hyper) -> Fit:
     """`fit_ensemble` on the bags of `host_run`: (keys, config, placement) -> Ensemble."""
 
-    def run(keys: jax.Array, config: FitConfig, placement: Placement | None) -> Ensemble:
-        return fit_ensemble(concat_model, keys, train_bags, val_bags, config, quick_hyper, placement)
+    def run(keys: MemberKeys, config: FitConfig, placement: Placement | None) -> Ensemble:
+        return fit_ensemble(concat_model, keys, train_bags, val_bags, config, quick_hyper, Execution(placement))
 
     return run
 
@@ -105,36 +123,24 @@ def two_devices(fit: Fit, guard: GuardedEpoch, host_run: HostRun, quick_config: 
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
     stranger, before = strangers(1), len(guard.programs)
-    keys = jnp.concatenate([stranger, host_run.keys[1:2], stranger])
-    run = fit(keys, quick_config, Placement(2, 1))
-    return TwoDevices(run, guard.programs[before:])
+    keys = join(stranger, member(host_run.keys, slice(1, 2)), stranger)
+    return TwoDevices(fit(keys, quick_config, Placement(2, 1)), guard.programs[before:])
 
 
 # ---- a member does not depend on others, nor on where it runs ----
 
 
-def test_on_two_devices_among_strangers(two_devices: TwoDevices, host_run: HostRun) -> None:
-    """Up to rounding: the program for two devices is another one."""
+def test_a_member_on_two_devices_among_strangers(two_devices: TwoDevices, host_run: HostRun) -> None:
+    """Up to rounding: the program for two devices is another one. Equal keys make equal members, bit by bit."""
     assert_close(member(two_devices.ensemble, 1), member(host_run.ensemble, 1))
-
-
-def test_equal_keys_make_equal_members(two_devices: TwoDevices) -> None:
-    """Bit by bit, though each is on another device."""
     assert_same_bits(member(two_devices.ensemble, 0), member(two_devices.ensemble, 2))
-
-
-def test_different_keys_make_different_members(host_run: HostRun) -> None:
-    kernels = np.asarray(host_run.ensemble.params["head"]["kernel"])
-    for i in range(3):
-        for j in range(i):
-            assert abs(kernels[i] - kernels[j]).max() > 0.1
 
 
 def test_other_members_change_no_bit(
     fit: Fit, two_devices: TwoDevices, host_run: HostRun, quick_config: FitConfig
 ) -> None:
     """A member alone, placed by default, is what it is among strangers on two devices."""
-    alone = fit(host_run.keys[1:2], quick_config, None)
+    alone = fit(member(host_run.keys, slice(1, 2)), quick_config, None)
     assert_same_bits(member(alone, 0), member(two_devices.ensemble, 1))
 
 
@@ -142,24 +148,88 @@ def test_some_together_on_two_devices(fit: Fit, host_run: HostRun, quick_config:
     """Eight members, four on each of two devices, two at a time; nobody stops early here."""
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
-    keys = jnp.concatenate([host_run.keys, strangers(5)])
     patient = dataclasses.replace(quick_config, patience=quick_config.epochs)
-    crowd = fit(keys, patient, Placement(2, 2))
+    crowd = fit(join(host_run.keys, strangers(5)), patient, Placement(2, 2))
     assert crowd.epochs_run.tolist() == [6] * 8
     assert_close(member(crowd, 1), member(host_run.ensemble, 1))
     for i, end in enumerate(host_run.ensemble.epochs_run):
-        same_epochs = [
-            jax.tree.map(lambda leaf, i=i, end=end: leaf[i, :end], curves)
-            for curves in (crowd.curves, host_run.ensemble.curves)
-        ]
-        assert_close(*same_epochs)
+        assert_close(*(member(run.curves, np.s_[i, :end]) for run in (crowd, host_run.ensemble)))
 
 
-def test_keys_of_members_do_not_depend_on_their_number() -> None:
-    few, many = (member_keys(jax.random.key(3), count) for count in (3, 8))
-    data = jax.random.key_data(many)
-    assert_same_bits(jax.random.key_data(few), data[:3])
-    assert len(np.unique(data, axis=0)) == 8
+def test_compaction_gives_up_slots_and_changes_nothing(
+    fit: Fit, quick_config: FitConfig, host_run: HostRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members that stop at 4, 6 and 3 of 6 epochs: three slots, then two, then one."""
+    widths: list[int] = []
+    choose = ensemble.choose_slots
+
+    def spy(*args: Any) -> Any:
+        slots = choose(*args)
+        widths.append(0 if slots is None else len(slots))
+        return slots
+
+    monkeypatch.setattr(ensemble, "choose_slots", spy)
+    assert_close(fit(host_run.keys, quick_config, Placement(1, 3)), host_run.ensemble)
+    assert widths == [3, 3, 3, 2, 1, 1, 0]
+
+
+def test_keys_of_members_do_not_depend_on_their_number(host_run: HostRun) -> None:
+    few, many = (jax.tree.map(jax.random.key_data, member_keys(jax.random.key(3), count)) for count in (3, 8))
+    assert_same_bits(few, member(many, slice(3)))
+    assert len(np.unique(np.concatenate([many.init, many.order]), axis=0)) == 16
+    kernels = host_run.ensemble.members.params["head"]["kernel"]
+    assert all(abs(kernels[i] - kernels[j]).max() > 0.1 for i in range(3) for j in range(i))
+    assert "members = 0: expected a whole number from 1" in message_of(member_keys, jax.random.key(0), 0)
+
+
+# ---- members with their own ----
+
+
+@pytest.fixture(scope="module")
+def own_draws(train_bags: Bags) -> list[Bags]:
+    """Three draws from one pool."""
+    turned = take(train_bags, np.arange(23)[::-1])
+    mirrored = {name: getattr(train_bags, name)[:, ::-1] for name in ("rows", "instance_label")}
+    return [train_bags, turned, changed(train_bags, **mirrored)]
+
+
+def test_a_member_with_its_own_is_what_it_is_alone(
+    concat_model: MIL, own_draws: list[Bags], val_bags: Bags, quick_config: FitConfig
+) -> None:
+    """Three members of the same initial parameters, each with its own bags, hyperparameters and order."""
+    keys = MemberKeys(same_for_all(member_keys(jax.random.key(5), 3).init), member_keys(jax.random.key(6), 3).order)
+    l2, weights = np.array([0, 0.01, 0.1], np.float32), np.array([[1, 1], [0.5, 2], [1, 3]], np.float32)
+    hyper = Hyper(np.array([0.02, 0.01, 0.03], np.float32), l2, weights)
+    together = fit_ensemble(concat_model, keys, stack_bags(own_draws), val_bags, quick_config, hyper, ONE)
+    assert len(np.unique(together.curves.train_loss[:, 0])) == 3
+    for i, draw in enumerate(own_draws):
+        key, own = member(keys, slice(i, i + 1)), member(hyper, i)
+        alone = fit_ensemble(concat_model, key, draw, val_bags, quick_config, own, ONE)
+        # A program that reads shared bags is another one than that which reads own bags: equal up to rounding.
+        assert_close(member(together, i), member(alone, 0))
+
+
+def test_same_key_and_other_order_start_alike(concat_model: MIL, train_bags: Bags) -> None:
+    one, other = member_keys(jax.random.key(5), 2), member_keys(jax.random.key(6), 2)
+    state = init_members(concat_model, MemberKeys(same_for_all(one.init), other.order), train_bags)
+    assert_same_bits(member(state.train.params, 0), member(state.train.params, 1))
+    assert (state.order_key[0] != state.order_key[1]).any()
+    assert_same_bits(state.order_key, init_members(concat_model, other, train_bags).order_key)
+
+
+def test_standardised_by_the_run_is_standardised_by_hand(sum_model: MIL, train_bags: Bags, val_bags: Bags) -> None:
+    """Features far from 0; the members keep the scale, so that what they predict from is as it was."""
+    keys, config = member_keys(jax.random.key(2), 2), FitConfig(epochs=3, batch_size=5)
+    train, val = (Bags(50 + 20 * bags.pool, bags.view) for bags in (train_bags, val_bags))
+    scaler = fit_scaler(train)
+    by_hand = [Bags((bags.pool - scaler.mean) * scaler.factor, bags.view) for bags in (train, val)]
+    given = HyperConfig(0.02, standardize=True)
+    ours = fit_ensemble(sum_model, keys, train, val, config, make_hyper(train, given), ONE)
+    plain = make_hyper(train, dataclasses.replace(given, standardize=False))
+    theirs = fit_ensemble(sum_model, keys, by_hand[0], by_hand[1], config, plain, ONE)
+    assert_close(ours.curves, theirs.curves, 1e-4)
+    assert ours.members.scaler is not None and theirs.members.scaler is None
+    assert_close(predict(sum_model, ours.members, val), predict(sum_model, theirs.members, by_hand[1]), 1e-4)
 
 
 # ---- one program, and nothing leaves it ----
@@ -168,10 +238,8 @@ def test_keys_of_members_do_not_depend_on_their_number() -> None:
 def test_one_compilation_for_the_whole_training(host_run: HostRun) -> None:
     programs = [name for _, name in host_run.compiled]
     assert sum("run_epoch" in name for name in programs) == 1
-    between_epochs = [name for done, name in host_run.compiled if 0 < done < 6]
-    late = [name for done, name in host_run.compiled if 1 < done < 6]
-    assert not any("epoch" in name for name in between_epochs)
-    assert late == [], "after the first epoch there is nothing left to compile"
+    assert not any("epoch" in name for done, name in host_run.compiled if 0 < done < 6)
+    assert not any(1 < done < 6 for done, _ in host_run.compiled), "after the first epoch nothing is left to compile"
     assert host_run.announcements == 1
 
 
@@ -200,8 +268,9 @@ def test_curves_and_ends_are_consistent(host_run: HostRun, quick_config: FitConf
     for i, (end, best) in enumerate(zip(run.epochs_run, run.best_epoch, strict=True)):
         assert end == min(quick_config.epochs, best + quick_config.patience)
         assert curves.epoch[i].tolist() == [*range(1, end + 1), *[0] * (6 - end)]
-        for curve in jax.tree.leaves(dataclasses.replace(curves, epoch=None)):
-            assert np.isfinite(curve[i, :end]).all() and np.isnan(curve[i, end:]).all()
+        for name, curve in vars(curves).items():
+            for values in jax.tree.leaves(curve) if name != "epoch" else ():
+                assert np.isfinite(values[i, :end]).all() and np.isnan(values[i, end:]).all()
         assert run.best_loss[i] == np.nanmin(curves.val_loss[i]) == curves.val_loss[i, best - 1]
 
 
@@ -210,18 +279,33 @@ def test_on_epoch_sees_what_comes_back(host_run: HostRun) -> None:
     assert isinstance(seen, EpochInfo)
     assert_same_bits(seen, host_run.ensemble.curves)
     last = host_run.states[-1]
-    assert_same_bits(last.best_params, host_run.ensemble.params)
+    assert_same_bits(last.best_params, host_run.ensemble.members.params)
     assert_same_bits((last.epoch, last.best_loss), (host_run.ensemble.epochs_run, host_run.ensemble.best_loss))
 
 
-def test_curves_are_blank_where_all_stopped_early(monkeypatch: pytest.MonkeyPatch, host_run: HostRun) -> None:
+def test_curves_are_blank_where_all_stopped_early(host_run: HostRun, quick_hyper: Hyper, train_bags: Bags) -> None:
     """The loop ends with the last member, and the curves are still [S, E]."""
     config = FitConfig(epochs=9, batch_size=5, patience=2)
-    whole = ensemble.collect(host_run.states[-1], host_run.infos, 3, config)
+    whole = ensemble.collect(host_run.states[-1], host_run.infos, 3, config, quick_hyper, train_bags)
     assert {leaf.shape for leaf in jax.tree.leaves(whole.curves)} == {(3, 9)}
     assert whole.curves.epoch[:, 6:].tolist() == [[0] * 3] * 3
     assert np.isnan(whole.curves.val_loss[:, 6:]).all()
     assert_same_bits(whole.curves.val_loss[:, :6], host_run.ensemble.curves.val_loss)
+
+
+def test_a_run_goes_on_from_its_progress_on_another_number_of_devices(
+    concat_model: MIL,
+    train_bags: Bags,
+    val_bags: Bags,
+    quick_config: FitConfig,
+    quick_hyper: Hyper,
+    host_run: HostRun,
+) -> None:
+    """On the same number it does so bit by bit, see test_run_fit."""
+    progress = Progress(host_run.states[1], tuple(host_run.infos[:2]))
+    execution = Execution(Placement(min(2, jax.device_count()), 1), progress)
+    rest = fit_ensemble(concat_model, host_run.keys, train_bags, val_bags, quick_config, quick_hyper, execution)
+    assert_close(rest, host_run.ensemble)
 
 
 # ---- prediction ----
@@ -230,75 +314,132 @@ def test_curves_are_blank_where_all_stopped_early(monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def predicted(concat_model: MIL, host_run: HostRun, val_bags: Bags) -> Prediction:
     """Three members on all devices, which do not divide them."""
-    return predict_ensemble(concat_model, host_run.ensemble.params, val_bags)
+    return predict(concat_model, host_run.ensemble.members, val_bags)
 
 
-def test_predictions_are_those_of_each_member_alone(
+def test_predictions_are_those_of_each_member_alone_wherever_it_runs(
     predicted: Prediction, concat_model: MIL, host_run: HostRun, val_bags: Bags
 ) -> None:
     assert predicted.probability.shape == (3, 17, 2) and predicted.attention.shape == (3, 17, 3)
-    alone = jax.jit(lambda params, bags: predict(concat_model, params, bags))
+    members = host_run.ensemble.members
+    assert_close(predict(concat_model, members, val_bags, Placement(1, 1)), predicted)
+    alone = jax.jit(lambda params, bags: predict_member(concat_model, params, None, bags))
     for i in range(3):
-        params = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), host_run.ensemble.params)
-        assert_close(member(predicted, i), alone(params, val_bags))
-
-
-def test_placement_changes_no_prediction(
-    predicted: Prediction, concat_model: MIL, host_run: HostRun, val_bags: Bags
-) -> None:
-    params = host_run.ensemble.params
-    assert_close(predict_ensemble(concat_model, params, val_bags, Placement(1, 1)), predicted)
+        assert_close(member(predicted, i), alone(member(members.params, i), val_bags))
 
 
 def test_average_is_the_mean_over_members(predicted: Prediction) -> None:
     mean = average(predicted)
-    probability, attention = (np.float64(leaf) for leaf in (predicted.probability, predicted.attention))
-    assert_close((mean.probability, mean.attention), (probability.mean(axis=0), attention.mean(axis=0)))
-    assert predicted.scores is not None
-    assert_close(mean.scores, np.float64(predicted.scores).mean(axis=0))
+    assert_close(mean, jax.tree.map(lambda leaf: np.float64(leaf).mean(axis=0), predicted))
     np.testing.assert_allclose(mean.attention.sum(axis=-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(mean.probability.sum(axis=-1), 1, rtol=1e-5)
+    for whole in (mean, member(predicted, 0)):
+        assert "expected the predictions of members, [S, B, C]" in message_of(average, whole)
 
 
-# ---- placement, and bad input ----
+# ---- a member that diverges ----
 
 
-def test_default_placement() -> None:
-    count = jax.device_count()
-    assert default_placement(99).devices == count
-    assert default_placement(1).devices == min(2, count), "a program as for several members"
-    together = 1 if jax.default_backend() == "cpu" else -(-99 // count)
-    assert default_placement(99).together == together
+def test_a_member_that_diverged_is_in_no_result(sum_model: MIL, diverged_run: Ensemble, val_bags: Bags) -> None:
+    assert (diverged_run.best_epoch > 0).tolist() == [True, False, True]
+    assert diverged_run.best_loss[1] == np.inf and diverged_run.epochs_run[1] == 2, "its patience"
+    params = diverged_run.members.params
+    assert np.isnan(jax.tree.leaves(member(params, 1))[0]).all()
+    assert np.isfinite(np.concatenate([leaf[[0, 2]].ravel() for leaf in jax.tree.leaves(params)])).all()
+    predicted = predict(sum_model, diverged_run.members, val_bags)
+    assert np.isnan(predicted.probability[1]).all() and np.isfinite(predicted.probability[[0, 2]]).all()
+    assert_same_bits(average(predicted), average(member(predicted, np.array([0, 2]))))
+    assert np.isnan(average(member(predicted, np.array([1, 1]))).probability).all(), "nothing is left"
+    judged = evaluate_members(predicted, val_bags)
+    assert np.isnan(jax.tree.leaves(member(judged, 1))).all()
+    assert np.isfinite(judged.bags.loss[np.array([0, 2])]).all()
 
 
-def test_placement_refuses() -> None:
-    count = jax.device_count()
-    for devices in (0, -1, count + 1):
-        with pytest.raises(InputError, match=f"devices = {devices}: .*{count}"):
-            Placement(devices, 1)
-    with pytest.raises(InputError, match="together = 0: use at least 1"):
-        Placement(1, 0)
-
-
-def test_concat_refuses_ragged_bags(concat_model: MIL, ragged_bags: Bags, train_bags: Bags, host_run: HostRun) -> None:
-    needs_full = "bags with empty slots.*the concat head needs full bags.*'sum'"
-    for train, val in ((ragged_bags, train_bags), (train_bags, ragged_bags)):
-        with pytest.raises(InputError, match=needs_full):
-            fit_ensemble(concat_model, host_run.keys, train, val)
-    with pytest.raises(InputError, match=needs_full):
-        predict_ensemble(concat_model, host_run.ensemble.params, ragged_bags)
-
-
-def test_concat_refuses_bags_of_another_size(concat_model: MIL, host_run: HostRun) -> None:
-    smaller = draw_bags(8, 4)
-    smaller = dataclasses.replace(smaller, rows=smaller.rows[:, :2], mask=smaller.mask[:, :2])
-    with pytest.raises(InputError, match="bag_size = 2: this model was made for 3"):
-        predict_ensemble(concat_model, host_run.ensemble.params, smaller)
-
-
-def test_a_missing_class_is_refused_before_anything_is_compiled(
-    concat_model: MIL, train_bags: Bags, val_bags: Bags, host_run: HostRun
+def test_the_detector_fires_on_a_member_that_l2_has_flattened_and_not_on_a_healthy_one(
+    concat_model: MIL, train_bags: Bags, val_bags: Bags
 ) -> None:
-    negative = dataclasses.replace(train_bags, label=jnp.zeros_like(train_bags.label))
-    with pytest.raises(InputError, match="no bag of class 1"):
-        fit_ensemble(concat_model, host_run.keys, negative, val_bags)
+    """Both trained alike, from the same initial parameters, but for a far too large L2."""
+    keys = member(member_keys(jax.random.key(0), 1), np.array([0, 0]))
+    hyper = dataclasses.replace(hyper_of(), l2=np.array([0.001, 100.0], np.float32))
+    trained = fit_ensemble(concat_model, keys, train_bags, val_bags, FitConfig(30, 5, 30), hyper, ONE)
+    predicted = predict(concat_model, trained.members, val_bags)
+    healthy, flattened = warnings_of(predicted, val_bags)
+    assert healthy == []
+    assert len(flattened) == 1 and "uniform" in flattened[0] and "L2" in flattened[0]
+    assert evaluate_members(predicted, val_bags).positive.hit_at_1[0] > 0.7
+
+
+# ---- what cannot be trained, and what cannot be predicted from ----
+
+
+def images(count: int, shape: tuple[int, ...]) -> Bags:
+    rng = np.random.default_rng(0)
+    return bags_from_arrays(list(rng.integers(0, 256, (count, 3, *shape), np.uint8)), np.arange(count) % 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda given: {"train": stack_bags([given["train"]] * 2)}, ("train.rows", "bags of 3 members")),
+        (lambda given: {"val": Bags(given["val"].pool[:, :4], given["val"].view)}, ("features [6], as in train",)),
+        (lambda given: {"val": images(17, (6,))}, ("val = 'pixels [6]'", "features [6]")),
+        (lambda given: {"val": changed(given["val"], label=given["val"].label + 1)}, ("label = 2", "0 to 1")),
+        (lambda given: {"val": draw_of_size(2)}, ("val = 'bags of 2'", "bags of 3, as in train, or the head 'sum'")),
+        (lambda given: {"train": changed(given["train"], rows=given["train"].rows + 9)}, ("train.rows", "of the pool")),
+        (lambda given: {"val": Bags(np.nan * given["val"].pool, given["val"].view)}, ("val.pool", "finite values")),
+        (lambda given: {"train": changed(given["train"], label=0 * given["train"].label)}, ("no bag of class 1",)),
+        (lambda given: {"hyper": hyper_of(weights=(1, 1, 1))}, ("hyper.class_weight = 3", "each of 2 classes")),
+        (lambda given: {"model": build(ModelConfig(), Classes(3)), "hyper": hyper_of()}, ("each of 3 classes",)),
+        (lambda given: {"hyper": hyper_of(float("nan"))}, ("hyper.learning_rate", "expected finite values")),
+        (lambda given: {"hyper": hyper_of(scaler=fit_scaler(of_features(4)))}, ("hyper.scaler", "features [6]")),
+        (lambda given: {"model": build(ModelConfig(encoder="lenet"))}, ("instances = [6]", "encoder can take")),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    change: Callable[..., Any], parts: tuple[str, ...], concat_model: MIL, train_bags: Bags, val_bags: Bags
+) -> None:
+    """Before anything is compiled."""
+    given = {"model": concat_model, "keys": strangers(3), "train": train_bags, "val": val_bags}
+    assert_parts(message_of(fit_ensemble, **(given | change(given))), *parts)
+
+
+def draw_of_size(size: int) -> Bags:
+    bags = draw_bags(2, 17)
+    parts = {name: getattr(bags, name)[:, :size] for name in ("rows", "mask", "instance_label")}
+    return changed(bags, **parts)
+
+
+def of_features(count: int) -> Bags:
+    return bags_from_arrays([np.eye(count)] * 2, [0, 1])
+
+
+def test_empty_slots_need_the_sum_head(
+    concat_model: MIL, ragged_bags: Bags, train_bags: Bags, host_run: HostRun
+) -> None:
+    for call in (
+        lambda: fit_ensemble(concat_model, host_run.keys, ragged_bags, train_bags),
+        lambda: fit_ensemble(concat_model, host_run.keys, train_bags, ragged_bags),
+        lambda: predict(concat_model, host_run.ensemble.members, ragged_bags),
+    ):
+        assert_parts(message_of(call), "bags with empty slots", "full bags of one size, or the head 'sum'")
+
+
+@pytest.mark.parametrize(
+    ("other", "parts"),
+    [
+        (images(2, (6,)), ("bags = 'pixels [6]'", "features [6], which the members were trained on")),
+        (images(2, (2, 3)), ("bags = 'pixels [2, 3]'",)),
+        (draw_of_size(2), ("bag_size = 2",)),
+        (stack_bags([draw_bags(2, 4)] * 2), ("bags", "bags of 3 members, or shared ones")),
+        (changed(draw_bags(2, 4), rows=draw_bags(2, 4).rows + 60), ("bags.rows", "rows of the pool, 0 to 59")),
+    ],
+)
+def test_bags_that_the_members_were_not_made_for_are_refused(
+    other: Bags, parts: tuple[str, ...], concat_model: MIL, host_run: HostRun
+) -> None:
+    assert_parts(message_of(predict, concat_model, host_run.ensemble.members, other), *parts)
+
+
+def test_parameters_of_another_model_are_refused(host_run: HostRun, val_bags: Bags) -> None:
+    ungated = build(ModelConfig(hidden=(8, 4), attention_units=5, pooling="attention"))
+    members: Members = host_run.ensemble.members
+    assert_parts(message_of(predict, ungated, members, val_bags), "members", "pooling/U/kernel")

@@ -6,6 +6,7 @@ Nothing is imported here but there: the modules are parsed, so that an import in
 import ast
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,72 +14,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "mil_jax"
 
-# What each module of the package may import from the package, besides what all may know. A module may know only
-# modules that stand above it, so that data goes one way. A new module gets a line here.
-FOR_ALL = ("record", "errors", "text")
-MAY_KNOW: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(FOR_ALL, ()),
-    "datasets": (),  # a folder: its modules may also know each other
-    "bags": ("datasets",),
-    "sampling": ("bags", "datasets"),
-    "buckets": ("bags",),
-    "augment": (),
-    "encoders": (),
-    "pooling": ("encoders",),
-    "losses": (),
-    "model": ("bags", "encoders", "losses", "pooling"),
-    "optimizer": ("bags", "losses"),
-    "ranks": (),
-    "attention": ("ranks",),
-    "collapse": (),
-    "training": ("bags", "buckets", "losses", "model", "optimizer", "attention"),
-    "placement": (),
-    "ensemble": ("bags", "buckets", "model", "optimizer", "training", "placement"),
-    "metrics": ("ranks",),
-    "intervals": ("metrics",),
-    "curves": (),
-    "evaluation": ("bags", "model", "attention", "collapse", "metrics", "intervals"),
-    "committee": ("bags", "model", "metrics", "evaluation"),
-    "comparison": ("intervals", "evaluation"),
-    "protocols": ("bags", "model", "sampling", "metrics", "intervals"),
-    "plots": (),  # a folder
-    "run": (),  # what its folder says of itself; below, its modules
-    "run.config": ("model", "optimizer", "sampling", "training"),
-    "run.processes": ("placement", "run.config"),
-    "run.checkpoints": ("run.processes",),
-    "run.summary": ("bags", "model", "pooling", "sampling", "ensemble", "placement", "evaluation", "committee"),
-    "run.figures": (
-        "bags", "attention", "ensemble", "metrics", "curves", "evaluation", "plots", "run.summary",
-    ),
-    "run.screen": ("bags", "model", "sampling", "training", "run.summary"),
-    "run.saved": ("bags", "losses", "model", "run.checkpoints", "run.summary"),
-    "run.folder": ("run.processes", "run.checkpoints", "run.saved"),
-    "run.tensorboard": ("run.saved",),
-    "run.cli": ("run.config", "run.processes", "run.saved"),
-    "run.fit": (
-        "bags", "model", "optimizer", "training", "ensemble", "evaluation", "run.config", "run.processes",
-        "run.screen", "run.folder",
-    ),
-    "report": (  # a folder; its command makes event files, too
-        "datasets", "attention", "plots", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli",
-    ),
-    "run.experiment": (
-        "bags", "losses", "model", "optimizer", "sampling", "training", "ensemble", "run.config", "run.processes",
-        "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.fit", "report",
-    ),
-    "run.study": (
-        "model", "optimizer", "sampling", "training", "ensemble", "protocols", "run.config", "run.processes",
-        "run.screen", "run.folder", "run.fit",
-    ),
-    "run.ablation": (
-        "datasets", "bags", "model", "sampling", "training", "collapse", "ensemble", "evaluation", "comparison",
-        "run.config", "run.processes", "run.screen", "run.study", "report",
-    ),
-    "__init__": (
-        "datasets", "bags", "sampling", "losses", "model", "optimizer", "training", "placement", "ensemble",
-        "evaluation", "plots", "run.config", "run.saved", "run.experiment",
-    ),
-}  # fmt: skip
+# A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
+ORDER = (
+    "record", "errors", "text", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders", "pooling",
+    "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
+    "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols", "comparison",
+    "plots",
+    "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",
+    "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.study", "run.ablation",
+    "__init__",
+)  # fmt: skip
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
@@ -103,9 +48,9 @@ LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "scipy", "tyro")
 ABOVE_THE_PACKAGE = ("experiments", "tests")
 
 
-def name_of(parts: tuple[str, ...]) -> str:
+def name_of(parts: Sequence[str]) -> str:
     """The line of the tables that a path or a dotted name inside the package belongs to."""
-    inside_run = len(parts) > 1 and parts[0] == "run" and f"run.{parts[1]}" in MAY_KNOW
+    inside_run = len(parts) > 1 and parts[0] == "run" and f"run.{parts[1]}" in ORDER
     return f"run.{parts[1]}" if inside_run else parts[0]
 
 
@@ -149,25 +94,17 @@ each_source = pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to
 
 
 def test_the_table_knows_every_module_and_no_other():
-    assert set(map(module_of, SOURCES)) == set(MAY_KNOW)
+    assert set(map(module_of, SOURCES)) == set(ORDER)
     in_run = {path.stem for path in SOURCES if path.parent.name == "run" and path.parent.parent.name == PACKAGE}
-    assert {f"run.{name}" for name in in_run - {"__init__"}} <= set(MAY_KNOW)
-
-
-def test_the_table_has_no_cycle():
-    above: set[str] = set()
-    for module, allowed in MAY_KNOW.items():
-        assert set(allowed) <= above, f"{module} may know {set(allowed) - above}, which come later"
-        above.add(module)
+    assert {f"run.{name}" for name in in_run - {"__init__"}} <= set(ORDER)
 
 
 @each_source
 def test_a_module_keeps_to_the_tables(path):
     """It imports what it may, and nothing where these tests would not see it."""
     module, names, source = module_of(path), imports_of(path), path.read_text()
-    allowed = () if module in ("record", "errors") else FOR_ALL
-    unexpected = known_modules(names) - {*MAY_KNOW[module], *allowed, module}
-    assert not unexpected, f"{path.relative_to(ROOT)} imports {', '.join(sorted(unexpected))}"
+    later = known_modules(names) - set(ORDER[: ORDER.index(module) + 1])
+    assert not later, f"{path.relative_to(ROOT)} imports {', '.join(sorted(later))}, which come later"
     for choice, addresses in ADDRESSES.items():
         # `import flax` gives access to `flax.linen` as well.
         used = {name for name in names if is_within(name, choice) or is_within(choice, name)}

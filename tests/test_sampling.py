@@ -167,7 +167,7 @@ def test_bags_of_a_label_are_uniform_over_all_bags_of_that_label():
         ({"among": np.array([1, 2, 1, 11])}, "among = '1 repeated rows': expected each row once"),
         ({"among": np.array([1, -1, 2])}, "among = -1: expected rows 0 to 39"),
         ({"among": np.array([1, 40, 2])}, "among = 40: expected rows 0 to 39"),
-        ({"instances": np.zeros((41, 1)), "among": np.arange(5)}, "classes = 'int64 (40,)': expected a whole number"),
+        ({"instances": np.zeros((41, 1)), "among": np.arange(5)}, "classes = (40,): expected one for each of the 41"),
     ],
 )
 def test_a_draw_that_cannot_be_made_is_refused(changes, message):

@@ -34,8 +34,7 @@ def command(config_type: type[Config], main: Callable[[Config], Any], doc: str |
         config = parse(config_type, doc)
         compute = getattr(config, "compute", None)
         if compute is not None and compute.resume and config.out:  # type: ignore[attr-defined]
-            before = with_options(config, saved_options(Path(config.out)))  # type: ignore[attr-defined]
-            config = parse(config_type, doc, before)
+            config = parse(config_type, doc, started_with(config))
         check_shared_folder(config)
         with lost_processes():
             main(config)
@@ -73,6 +72,19 @@ def parse(config_type: type[Config], doc: str | None, default: Config | None = N
             cause = cause.__context__
         sys.stderr.write(said.getvalue())
         raise
+
+
+def started_with(config: Config) -> Config:
+    """The config with the options that the run in its folder was started with.
+
+    Raises:
+        InputError: a `config.json` that cannot be read.
+    """
+    path = Path(config.out)  # type: ignore[attr-defined]
+    try:
+        return with_options(config, saved_options(path))
+    except TypeError as error:
+        raise InputError("resume", str(path), f"expected a whole config.json ({error})") from None
 
 
 def check_shared_folder(config: Any) -> None:

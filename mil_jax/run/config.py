@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import InputError, check_fields, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
 from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
 
 Config = TypeVar("Config")
+
+DEFAULT_NAMES = ("negative", "positive")  # of two classes that have no names of their own
 
 
 def aside(default: Any) -> Any:
@@ -65,6 +67,7 @@ class Compute:
     """Seconds without a sign of life after which a process counts as dead."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_whole("checkpoint_every", self.checkpoint_every, 0)
         for name in ("devices", "together", "processes", "heartbeat"):
             if getattr(self, name) is not None:
@@ -96,11 +99,12 @@ class RunConfig:
     """Write report.html: settings, tables, figures, and the test bags to browse, on one page."""
     tensorboard: bool = aside(False)
     """Write event files for TensorBoard, which must be installed: pip install 'mil_jax[tensorboard]'."""
-    out: Path | None = aside(None)
+    out: str | Path | None = aside(None)
     """The run folder; a new one under runs/ where not given."""
     compute: Compute = aside(Compute())
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_seed(self.seed)
         check_whole("members", self.members, 1)
         check_whole("plot_bags", self.plot_bags, 0)
@@ -130,9 +134,14 @@ class Problem:
 
     name: str
     splits: Splits
-    class_names: tuple[str, ...] = ("negative", "positive")
+    class_names: tuple[str, ...] = DEFAULT_NAMES
     content_hash: str = ""
     experiment: str = "own_bags"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(set(self.class_names)) < max(2, len(self.class_names)):
+            raise InputError("class_names", self.class_names, "expected two or more different names")
 
 
 def check_seed(seed: int) -> None:

@@ -84,7 +84,9 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     with open_run(config.out or "", content, how, config.compute.resume) as run:
         screen.print_problem(problem.name, problem.class_names, splits, mil)
         with watch.phase("plots"):
-            write_figures(run, figures.before_training(of_member(splits.train, 0), config.plot_bags))
+            write_figures(
+                run, figures.before_training(of_member(splits.train, 0), problem.class_names, config.plot_bags)
+            )
         placement = placement_of(config.compute, config.members)
         with rehearsal(task, splits, placement) as rehearse:
             trained = fit_recorded(run, task, config.compute, watch, rehearse)

@@ -13,7 +13,8 @@ from mil_jax import curves, metrics, plots
 from mil_jax.attention import AttentionStats
 from mil_jax.bags import Bags
 from mil_jax.ensemble import Ensemble, average
-from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation
+from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation, where_known
+from mil_jax.run.config import DEFAULT_NAMES
 from mil_jax.run.summary import Judged
 
 # The statistics that the figure shows, as the labels of its panels.
@@ -26,13 +27,13 @@ SHOWN_STATS = {
 }
 
 
-def before_training(train: Bags, bags_per_class: int) -> dict[str, Any]:
+def before_training(train: Bags, class_names: tuple[str, ...], bags_per_class: int) -> dict[str, Any]:
     """The training bags by label."""
     label = np.asarray(train.label)
     index = first_bags(label, bags_per_class)
     if not len(index):
         return {}
-    titles = [plots.bag_title(i, label[i]) for i in index]
+    titles = [plots.bag_title(i, called(label[i], class_names)) for i in index]
     return {"bags_before_training": draw(train, index, titles, "Training bags by label")}
 
 
@@ -51,7 +52,14 @@ def after_training(
         return figures
     figures |= classification_figures(judged, test, class_names)
     index = first_bags(np.asarray(average(judged.predicted).probability).argmax(axis=-1), bags_per_class)
-    return figures | ({"bags_after_training": bags_by_prediction(judged, test, index)} if len(index) else {})
+    return figures | (
+        {"bags_after_training": bags_by_prediction(judged, test, index, class_names)} if len(index) else {}
+    )
+
+
+def called(label: Any, class_names: tuple[str, ...]) -> object:
+    """What a bag's title calls a class: its name, where it has one of its own."""
+    return label if class_names == DEFAULT_NAMES else class_names[label]
 
 
 def first_bags(label: np.ndarray, count: int) -> np.ndarray:
@@ -62,18 +70,20 @@ def first_bags(label: np.ndarray, count: int) -> np.ndarray:
 def draw(part: Bags, index: np.ndarray, titles: list[str], heading: str, **weights: Any) -> Any:
     """A figure of the bags at `index`."""
     pool, rows = np.asarray(part.pool), np.asarray(part.rows)[index]
-    positive = np.asarray(part.instance_label)[index] == 1
+    truth = np.asarray(part.instance_label)
+    positive = truth[index] == 1 if (truth >= 0).any() else None
     mask = np.asarray(part.mask)[index]
     return plots.bags_figure(pool[rows], mask, titles, positive=positive, heading=heading, **weights)
 
 
 def stat_curves(positive: AttentionStats, negative: AttentionStats) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The curves [S, E] of the shown statistics; a negative bag has no positive instance to hit."""
-    unknown = np.full_like(np.asarray(negative.entropy), np.nan)
-    return {
-        label: (getattr(positive, name), unknown if name in NEEDS_POSITIVE else getattr(negative, name))
+    unknown, known = np.full_like(np.asarray(negative.entropy), np.nan), where_known(positive)
+    panels = {
+        label: (getattr(known, name), unknown if name in NEEDS_POSITIVE else getattr(negative, name))
         for name, label in SHOWN_STATS.items()
     }
+    return {label: (values, others) for label, (values, others) in panels.items() if np.isfinite(values).any()}
 
 
 def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -113,12 +123,15 @@ def reliability_figure(probability: np.ndarray, label: np.ndarray, judged: Evalu
     return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
 
 
-def bags_by_prediction(judged: Judged, test: Bags, index: np.ndarray) -> Any:
+def bags_by_prediction(judged: Judged, test: Bags, index: np.ndarray, class_names: tuple[str, ...]) -> Any:
     """Test bags by predicted class, with the ensemble's weights and their spread over the members."""
     whole = average(judged.predicted)
     probability, label = np.asarray(whole.probability), np.asarray(test.label)
     prediction = probability.argmax(axis=-1)
-    titles = [plots.bag_title(i, label[i], prediction[i], float(probability[i, prediction[i]])) for i in index]
+    titles = [
+        plots.bag_title(i, called(label[i], class_names), called(prediction[i], class_names), probability[i].max())
+        for i in index
+    ]
     members = np.asarray(judged.predicted.attention)[~judged.diverged]
     spread = members.std(axis=0, ddof=1)[index] if len(members) > 1 else None
     attention = np.asarray(whole.attention)[index]

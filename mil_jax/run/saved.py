@@ -170,7 +170,9 @@ def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
         InputError: no run there, or one of a newer format.
     """
     config = _read_json(path, "config.json", argument)
-    if not {"format", "options", "data"} <= config.keys() or not isinstance(config["format"], int):
+    groups = [config.get(name, {}) for name in ("options", "data", "paths", "output")]
+    is_whole = {"format", "options", "data"} <= config.keys() and all(isinstance(group, dict) for group in groups)
+    if not is_whole or not isinstance(config["format"], int):
         raise InputError(argument, str(path), "expected the folder of a run: its config.json is another program's")
     if config["format"] > FORMAT:
         expected = f"expected a run of format {FORMAT} or older: a newer mil_jax wrote this one"

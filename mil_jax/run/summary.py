@@ -191,11 +191,9 @@ def result_columns(sets: dict[str, Evaluation]) -> dict[str, np.ndarray]:
     for name, judged in sets.items():
         columns |= evaluation.flatten(judged.bags, f"{name}_")
     test = sets["test"]
-    columns |= {
-        "instance_hit_at_1": np.asarray(test.positive.hit_at_1),
-        "instance_positive_mass": np.asarray(test.positive.positive_mass),
-        "instance_auc": np.asarray(test.positive.instance_auc),
-    }
+    known = evaluation.where_known(test.positive)
+    columns |= {f"instance_{name}": getattr(known, name) for name in ("hit_at_1", "positive_mass")}
+    columns["instance_auc"] = known.instance_auc
     return columns | evaluation.attention_columns(test.positive, test.negative)
 
 

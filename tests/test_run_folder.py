@@ -1,0 +1,528 @@
+"""The run folder: whole files or none, one writer, checkpoints that a killed run goes on from, and runs read back."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_same_bits, message_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
+
+from mil_jax.errors import RunError
+from mil_jax.model import ModelConfig
+from mil_jax.run import checkpoints, saved
+from mil_jax.run.folder import RunFolder, check_free, open_run
+from mil_jax.run.saved import load_finished, load_run
+
+CONFIG = {
+    "experiment": "test",
+    "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)},
+    "model": dataclasses.asdict(ModelConfig(hidden=(8, 4))),
+    "classes": ("negative", "positive"),
+    "instances": {"shape": (6,), "pixels": False},
+    "data": {"name": "bags", "content_hash": "abc"},
+}
+HOW = {"paths": {"data_dir": None}, "compute": {"devices": 2}}
+SUMMARY = {"members": [], "mean": {}, "standard_deviation": {}, "ensemble": {}, "seconds": {"total": 1.0}}
+
+# The structure of what `progress_of` makes; sizes come from the checkpoint.
+LIKE = {name: jax.ShapeDtypeStruct((), kind) for name, kind in (("weights", "f4"), ("step", "i4"), ("key", "u4"))}
+
+
+def progress_of(epoch: int) -> dict[str, np.ndarray]:
+    """Something to save, another for each epoch; 40 kB that do not compress."""
+    weights = np.random.default_rng(epoch).normal(size=(epoch, 10_000)).astype(np.float32)
+    return {"weights": weights, "step": np.arange(3, dtype=np.int32) * epoch, "key": np.array([epoch, 2**32 - 1], "u4")}
+
+
+def begun(path: Path, config: dict[str, Any] = CONFIG, resume: bool = False) -> None:
+    """Opens a run, and ends it at once."""
+    with open_run(path, config, HOW, resume):
+        pass
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunFolder]:
+    """A new run folder, open."""
+    with open_run(tmp_path / "run", CONFIG, HOW) as run:
+        yield run
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# ---- files ----
+
+
+def test_a_new_folder_holds_what_decides_the_results(run: RunFolder) -> None:
+    assert files_in(run.path) == [".lock", "config.json", "log.txt"]
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["format"] == saved.FORMAT
+    assert config["options"] == {"seed": 0, "learning_rate": 1e-3, "hidden": [8, 4]}
+    assert config["compute"] == {"devices": 2}
+    assert config["versions"]["jax"] == jax.__version__
+    assert config["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert config["versions"]["device"] == jax.devices()[0].device_kind
+    assert saved.saved_options(run.path) == config["options"] | {"data_dir": None}
+
+
+def half_written(path: Path, *args: Any, **options: Any) -> None:
+    Path(path).write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class HalfFigure:
+    savefig = staticmethod(half_written)  # it fills the disk
+
+
+def test_a_file_is_complete_or_absent(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails half way leaves no file, and where there was one, the old content."""
+    run.write_json("summary.json", {"accuracy": 1.0})
+    before = (run.path / "summary.json").read_bytes()
+    monkeypatch.setattr(Path, "write_text", half_written)
+    monkeypatch.setattr(np, "savez_compressed", lambda file, **arrays: half_written(file.name))
+    for write in (
+        lambda: run.write_json("summary.json", {"accuracy": 0.0}),
+        lambda: run.write_text("report.html", "hello"),
+        lambda: run.write_arrays("attention.npz", weights=np.ones(3)),
+        lambda: run.write_figure("curves", HalfFigure()),
+    ):
+        with pytest.raises(RunError, match=r"no space left\); what was written before is whole"):
+            write()
+    with pytest.raises(TypeError):  # an error that is not the disk's stays what it is
+        run.write_json("other.json", {"function": len})
+    assert (run.path / "summary.json").read_bytes() == before
+    assert files_in(run.path) == [".lock", "config.json", "log.txt", "summary.json"]
+
+
+def test_what_is_not_finite_becomes_null(run: RunFolder) -> None:
+    content = {"numpy": np.float32(np.nan), "jax": jnp.array([1.0, jnp.inf]), "path": Path("runs"),
+               "nested": [{"python": -float("inf")}, (np.int32(3), np.bool_(True))]}  # fmt: skip
+    run.write_json("summary.json", content)
+    assert json.loads((run.path / "summary.json").read_text(), parse_constant=pytest.fail) == {
+        "numpy": None, "jax": [1.0, None], "path": "runs", "nested": [{"python": None}, [3, True]]
+    }  # fmt: skip
+
+
+def test_the_log_and_tables(run: RunFolder) -> None:
+    run.log([{"epoch": 1, "loss": np.float32(0.5)}, {"epoch": 1, "loss": float("nan")}])
+    run.log([{"epoch": 2, "loss": 0.25}])
+    assert saved.read_log(run.path) == [
+        {"epoch": 1, "loss": 0.5}, {"epoch": 1, "loss": None}, {"epoch": 2, "loss": 0.25}
+    ]  # fmt: skip
+    run.write_log_table()
+    run.write_csv("table.csv", [{"rate": 0.1, "loss": np.float32(0.5)}, {"rate": 1.0, "loss": np.nan}])
+    assert (run.path / "metrics.csv").read_text().splitlines() == ["epoch,loss", "1,0.5", "1,", "2,0.25"]
+    assert (run.path / "table.csv").read_text().splitlines() == ["rate,loss", "0.1,0.5", "1.0,"]
+
+
+ARRAYS = hnp.arrays(
+    st.sampled_from([np.float32, np.int32, np.bool_]),
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(arrays=st.dictionaries(st.sampled_from(["attention", "rows", "label"]), ARRAYS))
+def test_equal_arrays_give_equal_bytes(arrays: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = RunFolder(tmp_path_factory.mktemp("arrays"), "")
+    for name in ("once.npz", "twice.npz"):
+        run.write_arrays(name, **arrays)
+    assert (run.path / "once.npz").read_bytes() == (run.path / "twice.npz").read_bytes()
+    with np.load(run.path / "once.npz") as read:
+        assert set(read.files) == set(arrays)
+        assert_same_bits(dict(read), arrays)
+
+
+def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process of a run looks at nothing and writes nothing, even if the first one has begun."""
+    with open_run(tmp_path / "run", CONFIG, HOW):
+        before = files_in(tmp_path)
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        with open_run(tmp_path / "run", CONFIG, HOW) as second:
+            second.note("hello")
+            second.log([{"epoch": 1}])
+            second.write_json("summary.json", {})
+            second.write_arrays("attention.npz", weights=np.ones(3))
+            second.drop_progress()
+        assert files_in(tmp_path) == before
+        assert "hello" not in (tmp_path / "run" / "log.txt").read_text()
+
+
+# ---- who may use the folder ----
+
+
+def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
+    message = message_of(begun, run.path)
+    assert message.startswith("out = ") and message.endswith("another folder, or go on with it by --resume")
+    assert message_of(check_free, run.path, can_resume=False).endswith("choose another folder")
+
+
+@pytest.mark.parametrize("below", ["", "run", "deep/run"])
+def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("something")
+    message = message_of(begun, tmp_path / "file" / below)
+    assert message.startswith("out = ") and "choose" in message
+    assert files_in(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system where nobody can make a folder")
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    assert "'/proc/nothing/run'" in message_of(begun, Path("/proc/nothing/run"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot be written to" in message_of(begun, tmp_path / "run")
+
+
+def test_a_lock_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    assert "choose a folder that can be written to" in message_of(begun, tmp_path)
+
+
+def test_the_lock_is_given_back(tmp_path: Path) -> None:
+    """At the end of a run, however it ends, even while its error is still at hand; Ctrl-C says what is kept."""
+    with pytest.raises(RunError) as stop, open_run(tmp_path, CONFIG, HOW):  # an empty folder will do
+        raise RunError("full")
+    begun(tmp_path, resume=True)
+    assert stop.value.__traceback__ is not None
+    with pytest.raises(KeyboardInterrupt, match="go on with --resume"), open_run(tmp_path, CONFIG, HOW, resume=True):
+        raise KeyboardInterrupt
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split("  ")[1] for line in log] == ["started", "resumed", "resumed", "interrupted"]
+
+
+# ---- going on ----
+
+
+def with_option(**options: Any) -> dict[str, Any]:
+    return CONFIG | {"options": {**CONFIG["options"], **options}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (with_option(seed=1), "seed = 1: expected 0, with which the run was started"),
+        (with_option(learning_rate=2e-3), "learning_rate = 0.002: expected 0.001"),
+        (with_option(hidden=(8,)), "hidden = [8]: expected [8, 4]"),
+        (with_option(new=True), "new = True: expected None"),
+        (CONFIG | {"data": {"content_hash": "another"}}, "expected the data that the run was started with"),
+    ],
+)
+def test_another_configuration_is_refused(run: RunFolder, config: dict[str, Any], message: str) -> None:
+    assert message in message_of(begun, run.path, config, resume=True)
+
+
+def test_a_run_that_has_ended_or_never_begun_is_refused(run: RunFolder) -> None:
+    run.write_json("summary.json", {})
+    assert "come to its end" in message_of(begun, run.path, resume=True)
+    assert "there is none" in message_of(begun, run.path / "nothing", resume=True)
+    assert not (run.path / "nothing").exists()
+
+
+# ---- reading a run back ----
+
+
+def parameters(members: int) -> dict[str, Any]:
+    kernel = np.random.default_rng(members).normal(size=(members, 70, 50)).astype(np.float32)
+    kernel[0, 0, :4] = [np.nan, -0.0, np.inf, 1e-45]
+    return {"encoder": {"Dense_0": {"kernel": kernel, "bias": np.zeros((members, 50), np.float32)}}}
+
+
+def test_members_come_back_bit_by_bit(run: RunFolder) -> None:
+    """Also after they have been written twice, which leaves nothing of the first time; with their standardiser."""
+    scaler = {name: np.ones((2, 6), np.float32) * value for name, value in (("mean", 0.1), ("factor", 3))}
+    run.write_members({"params": parameters(3)})
+    run.write_members({"params": parameters(2), "scaler": scaler})
+    read = load_run(str(run.path))
+    as_bits = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf).view(np.uint32), tree)  # noqa: E731
+    assert_same_bits(as_bits(read.members.params), as_bits(parameters(2)))
+    assert read.members.scaler is not None
+    assert_same_bits(vars(read.members.scaler), scaler)
+    assert read.summary is None and read.class_names == CONFIG["classes"]
+    assert read.config["options"]["seed"] == 0 and read.members.kind.shape == (6,)
+
+
+def test_members_of_several_devices_come_back(run: RunFolder) -> None:
+    mesh = Mesh(np.array(jax.devices()[:2]), ("member",))
+    run.write_members({"params": jax.device_put(parameters(4), NamedSharding(mesh, PartitionSpec("member")))})
+    assert_same_bits(load_run(run.path).members.params, parameters(4))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has come to its end."""
+    path = tmp_path_factory.mktemp("whole")
+    with open_run(path, CONFIG, HOW) as run:
+        run.write_members({"params": parameters(2)})
+        run.log([{"epoch": 1, "member": 0, "loss": 0.5}])
+        run.write_arrays("attention.npz", label=np.random.default_rng(0).permutation(9000))
+        run.write_json("summary.json", SUMMARY)
+    return path
+
+
+@pytest.fixture
+def copy(whole_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole_run, tmp_path / "copy"))
+
+
+def test_what_a_run_left(copy: Path) -> None:
+    finished = load_finished(str(copy))
+    assert finished.config["options"]["seed"] == 0
+    assert (finished.log, finished.summary.seconds) == ([{"epoch": 1, "member": 0, "loss": 0.5}], {"total": 1.0})
+    np.testing.assert_array_equal(np.sort(finished.arrays["label"]), np.arange(9000))
+    assert load_run(copy).summary == finished.summary
+
+
+def change(name: str, **content: Any) -> Callable[[Path], Any]:
+    """Changes a JSON file; None removes what it is given for."""
+
+    def harm(path: Path) -> None:
+        changed = {k: v for k, v in (json.loads((path / name).read_text()) | content).items() if v is not None}
+        (path / name).write_text(json.dumps(changed))
+
+    return harm
+
+
+def write(name: str, content: bytes) -> Callable[[Path], Any]:
+    return lambda path: (path / name).write_bytes(content)
+
+
+def remove(name: str) -> Callable[[Path], Any]:
+    return lambda path: shutil.rmtree(path / name) if (path / name).is_dir() else (path / name).unlink()
+
+
+def damage_array(path: Path) -> None:
+    """Changes one byte in the middle of the largest file, which holds the arrays."""
+    file = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+FOR_BOTH = [
+    (remove(""), "config.json cannot be read"),
+    (remove("config.json"), "config.json cannot be read"),
+    (write("config.json", b'{"format": 1'), "config.json cannot be read"),
+    (write("config.json", b"\xff\xfe"), "config.json cannot be read"),
+    (write("config.json", b"[]"), "config.json holds no object"),
+    (write("config.json", b"{}"), "its config.json is another program's"),
+    (change("config.json", format="2"), "its config.json is another program's"),
+    (change("config.json", options=[]), "its config.json is another program's"),
+    (change("config.json", format=saved.FORMAT + 1), f"format {saved.FORMAT} or older: a newer mil_jax wrote this one"),
+    (write("summary.json", b"{"), "summary.json cannot be read"),
+    (write("summary.json", b"[]"), "summary.json holds no object"),
+    (change("summary.json", mean=None), "expected the summary of a run"),
+]
+FOR_LOAD_RUN = [
+    (change("config.json", format=1), "one of format 1 holds no standardisation"),
+    (change("config.json", classes=None), "expected a whole config.json"),
+    (change("config.json", classes=3), "expected a whole config.json"),
+    (change("config.json", model={"no": 1}), "expected a whole config.json"),
+    (change("config.json", model={"hidden": [0]}), "hidden = 0"),
+    (change("config.json", instances=[]), "expected a whole config.json"),
+    (remove("checkpoint"), "expected a whole checkpoint"),
+    (remove("checkpoint/_CHECKPOINT_METADATA"), "expected a whole checkpoint"),
+    (remove("checkpoint/state"), "expected a whole checkpoint"),
+    (lambda path: damage_array(path / "checkpoint"), "expected a whole checkpoint"),
+]
+FOR_LOAD_FINISHED = [
+    (remove("summary.json"), "no results yet, go on with it by --resume"),
+    (remove("metrics.jsonl"), "expected a complete run"),
+    (write("metrics.jsonl", b'{"epoch": 1'), "expected a complete run"),
+    (remove("attention.npz"), "expected a complete run"),
+    (write("attention.npz", b"PK"), "expected a complete run"),
+    (lambda path: os.truncate(path / "attention.npz", 9000), "expected a complete run"),
+]
+DAMAGE = [
+    *((load_run, *case) for case in FOR_BOTH + FOR_LOAD_RUN),
+    *((load_finished, *case) for case in FOR_BOTH + FOR_LOAD_FINISHED),
+]
+
+
+@pytest.mark.parametrize(("load", "harm", "message"), DAMAGE)
+def test_a_damaged_run_is_refused(
+    load: Callable[[Path], Any], harm: Callable[[Path], Any], message: str, copy: Path
+) -> None:
+    harm(copy)
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    assert message in message_of(load, copy)
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_of_an_older_version_is_not_resumed(copy: Path) -> None:
+    change("config.json", format=1)(copy)
+    remove("summary.json")(copy)
+    message = message_of(begun, copy, resume=True)
+    assert message.startswith("resume = ") and f"expected a run of format {saved.FORMAT}" in message
+
+
+# ---- checkpoints on the way ----
+
+
+@pytest.fixture(scope="module")
+def five_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed in its sixth epoch: five checkpoints were made, and line 6 is half written."""
+    path = tmp_path_factory.mktemp("progress")
+    with open_run(path, CONFIG, HOW) as run:
+        for epoch in range(1, 6):
+            run.log([{"epoch": epoch}])
+            run.save_progress(epoch, progress_of(epoch))
+    with (path / "metrics.jsonl").open("a") as log:
+        log.write('{"epo')
+    (path / "progress" / "000006.orbax-checkpoint-tmp").mkdir()
+    return path
+
+
+@pytest.fixture
+def killed(five_epochs: Path, tmp_path: Path) -> Iterator[RunFolder]:
+    """A copy of `five_epochs`, resumed."""
+    shutil.copytree(five_epochs, tmp_path / "run")
+    with open_run(tmp_path / "run", CONFIG, HOW, resume=True) as run:
+        yield run
+
+
+def newest(run: RunFolder) -> list[Path]:
+    return sorted((path for path in (run.path / "progress").iterdir() if path.name.isdigit()), reverse=True)
+
+
+def assert_goes_on_from(run: RunFolder, epoch: int) -> None:
+    """With the members of that epoch, and the log up to it."""
+    loaded = run.load_progress(LIKE)
+    assert loaded is not None and loaded[0] == epoch
+    assert_same_bits(loaded[1], progress_of(epoch))
+    assert saved.read_log(run.path)[-1] == {"epoch": epoch}
+
+
+def test_going_on_from_the_newest_of_those_that_are_kept(killed: RunFolder) -> None:
+    assert checkpoints.KEPT == 3 and [path.name for path in newest(killed)] == ["000005", "000004", "000003"]
+    assert_goes_on_from(killed, 5)
+    killed.drop_progress()
+    killed.drop_progress()
+    assert not (killed.path / "progress").exists()
+
+
+def shorten(path: Path, by: int = 2) -> None:
+    """Cuts every file to half, or to nothing."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // by)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [shorten, lambda path: shorten(path, 10**9), damage_array, remove("state"), remove("_CHECKPOINT_METADATA")],
+    ids=["shortened", "emptied", "a byte changed", "arrays deleted", "metadata deleted"],
+)
+def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
+    harm(newest(killed)[0])
+    assert_goes_on_from(killed, 4)
+    last = (killed.path / "log.txt").read_text().splitlines()[-1]
+    assert "checkpoint 000005 is damaged" in last and "looking for the one before it" in last
+    killed.log([{"epoch": 5}])
+    killed.save_progress(5, progress_of(5))
+    assert_goes_on_from(killed, 5)
+
+
+def test_no_whole_checkpoint_means_from_the_start(killed: RunFolder) -> None:
+    for path in newest(killed):
+        shorten(path)
+    assert killed.load_progress(LIKE) is None
+    assert not (killed.path / "metrics.jsonl").exists()
+    assert (killed.path / "log.txt").read_text().count("is damaged") == 3
+
+
+def test_a_log_that_lost_its_end_is_not_filled_up(killed: RunFolder) -> None:
+    """As after a power cut: the checkpoint whose lines are still there is taken."""
+    lines = (killed.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (killed.path / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + b'{"ep')
+    assert_goes_on_from(killed, 3)
+    assert "metrics.jsonl is shorter" in (killed.path / "log.txt").read_text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(killed: RunFolder, tmp_path: Path) -> None:
+    before = (killed.path / "metrics.jsonl").read_bytes()
+    with open_run(tmp_path / "other", with_option(seed=1), HOW) as other:
+        shutil.copytree(killed.path / "progress", other.path / "progress")
+        shutil.copy(killed.path / "metrics.jsonl", other.path)
+        message = message_of(other.load_progress, LIKE)
+        assert message.startswith("resume") and "options and data that its checkpoint was made with" in message
+        assert (other.path / "metrics.jsonl").read_bytes() == before
+
+
+# ---- a full disk ----
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp, "save", fail)
+        for write in (lambda: killed.save_progress(6, progress_of(6)), lambda: killed.write_members(parameters(1))):
+            with pytest.raises(RunError, match=r"what was written before is whole: make room, .* --resume") as stop:
+                write()
+            assert ("no space left" in str(stop.value)) == (number != errno.EIO)
+        patch.setattr(Path, "open", fail)
+        for append in (lambda: killed.log([{"epoch": 6}]), lambda: killed.note("hello")):
+            with pytest.raises(RunError, match="cannot be written"):
+                append()
+    assert_goes_on_from(killed, 5)
+
+
+# What a second process does with a folder that the first one has open, and then with a disk that fills up:
+# no file may grow beyond 300 kB, which Orbax meets in its own code, outside Python.
+SECOND_PROCESS = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_run_folder as t
+from mil_jax.errors import InputError
+
+try:
+    t.begun(Path(sys.argv[2]), resume=True)
+    print("let in")
+except InputError as error:
+    print(error)
+
+with t.open_run(Path(sys.argv[3]), t.CONFIG, t.HOW) as run:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    for epoch in (1, 5, 20):
+        run.log([{"epoch": epoch}])
+        try:
+            run.save_progress(epoch, t.progress_of(epoch))
+        except t.RunError as error:
+            print(error)
+"""
+
+
+def test_a_second_process_and_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    with open_run(tmp_path / "open", CONFIG, HOW):
+        command = [sys.executable, "-c", SECOND_PROCESS, str(Path(__file__).parent), str(tmp_path / "open"), str(full)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    refused, message = done.stdout.splitlines()
+    assert "another process is running in it" in refused
+    assert message.startswith(str(full / "progress")) and "cannot be written" in message
+    assert message.endswith("what was written before is whole: make room, then go on with --resume")
+    with open_run(full, CONFIG, HOW, resume=True) as run:
+        assert_goes_on_from(run, 5)
