@@ -125,12 +125,10 @@ def as_inputs(split: Split) -> tuple[list[np.ndarray], np.ndarray]:
     return list(np.ascontiguousarray(split.instances.swapaxes(0, 1))), split.labels[:, None]
 
 
-def train_member(
-    options: argparse.Namespace, member: int, train: Split, val: Split | None, test: Split | None
-) -> Member:
+def train_member(options: argparse.Namespace, member: int, train: Split, others: tuple[Split, ...]) -> Member:
     """Train with the example's callbacks, reload the best weights, predict the test bags.
 
-    Without validation bags, train for the asked number of epochs and save nothing.
+    Without validation and test bags, train for the asked number of epochs and save nothing.
     """
     model, stopwatch = fresh_model(options, member, train), Stopwatch()
     weights = dict(enumerate(train.class_weights))
