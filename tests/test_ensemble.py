@@ -226,7 +226,7 @@ def test_standardised_by_the_run_is_standardised_by_hand(sum_model: MIL, train_b
     given = HyperConfig(0.02, standardize=True)
     ours = fit_ensemble(sum_model, keys, train, val, config, make_hyper(train, given), ONE)
     plain = make_hyper(train, dataclasses.replace(given, standardize=False))
-    theirs = fit_ensemble(sum_model, keys, *by_hand, config, plain, ONE)
+    theirs = fit_ensemble(sum_model, keys, by_hand[0], by_hand[1], config, plain, ONE)
     assert_close(ours.curves, theirs.curves, 1e-4)
     assert ours.members.scaler is not None and theirs.members.scaler is None
     assert_close(predict(sum_model, ours.members, val), predict(sum_model, theirs.members, by_hand[1]), 1e-4)
