@@ -372,7 +372,7 @@ def test_mnist_through_tfds_without_tensorflow(tmp_path):
     assert (run.stdout.split(), run.stderr) == ([MNIST_HASH], "")
     start = time.perf_counter()
     prepared = datasets.load("mnist", data_dir=tmp_path)
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 120  # retries would take 205
     assert prepared.content_hash == MNIST_HASH
     assert np.bincount(prepared.train.label).tolist() == MNIST_TRAIN_COUNTS
     assert np.bincount(prepared.test.label).tolist() == MNIST_TEST_COUNTS
