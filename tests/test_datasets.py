@@ -50,13 +50,11 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 def assert_is_from(pool: Any, folder: Path, split: str, classes: int, choose: Callable = lambda label: slice(None)):
     """Asserts that a split is that of the four files in a folder, or the rows chosen of it."""
-    whole = idx.read_instances(*(folder / name for name in SPLITS[split]), classes)
+    images, labels = SPLITS[split]
+    whole = idx.read_instances(folder / images, folder / labels, classes)
     rows = choose(whole.label)
     np.testing.assert_array_equal(pool.x, whole.x[rows], strict=True)
     np.testing.assert_array_equal(pool.label, whole.label[rows], strict=True)
-
-
-# IDX files
 
 
 @settings(deadline=None, max_examples=30)
@@ -97,9 +95,6 @@ def test_images_and_labels_must_agree(tmp_path):
     assert_parts(message_of(idx.read_instances, images, labels, class_count=9), images, "4 images", "got 3")
     write_idx(images, np.zeros((4, 2, 2), np.uint8))
     assert_parts(message_of(idx.read_instances, images, labels, class_count=5), labels, "below 5, got the label 5")
-
-
-# The sample inside the package
 
 
 def test_the_sample_has_each_digit_in_its_share():
@@ -337,9 +332,6 @@ def test_a_damaged_prepared_set_is_named(tmp_path, originals, damage):
         records.write_bytes({"cut short": sound[:-70_000], "changed": changed}[damage])
     message = message_of(load_idx_set, small_set(originals), tmp_path, originals)
     assert message.startswith("data_dir") and "delete" in message
-
-
-# Full MNIST, from the public files
 
 
 @needs_mnist
