@@ -204,7 +204,7 @@ def test_means_count_only_the_bags_that_define_a_statistic():
     mean = MEAN_STATS(stats, jnp.asarray(where))
     both, positive = stats.has_both > 0, stats.has_positive > 0
     assert both.sum() < positive.sum() < CASES
-    defined = dict.fromkeys(("instance_auc", "average_precision"), both)
+    defined: dict[str, Any] = dict.fromkeys(("instance_auc", "average_precision"), both)
     defined |= dict.fromkeys(("positive_mass", "hit_at_1", "precision_at_positives"), positive)
     for name, values in vars(stats).items():
         counted = values[where & defined.get(name, True)]
