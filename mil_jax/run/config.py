@@ -99,7 +99,7 @@ class RunConfig:
     """Write report.html: settings, tables, figures, and the test bags to browse, on one page."""
     tensorboard: bool = aside(False)
     """Write event files for TensorBoard, which must be installed: pip install 'mil_jax[tensorboard]'."""
-    out: str | Path | None = aside(None)
+    out: Path | str | None = aside(None)
     """The run folder; a new one under runs/ where not given."""
     compute: Compute = aside(Compute())
 
