@@ -254,7 +254,7 @@ def test_processes_that_cannot_be_joined(
     by_hand = Compute(coordinator=address, processes=2, process_id=0) if address else Compute(distributed=True)
     message = message_of(processes.join_processes, by_hand, 5)
     assert message.startswith("coordinator" if address else "distributed")
-    assert "cannot be joined (nobody there): give --coordinator ADDRESS:PORT" in message
+    assert "expected processes that can be joined (nobody there): give --coordinator ADDRESS:PORT" in message
 
 
 def test_each_process_makes_its_part_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,15 +169,15 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_that_holds_a_run_is_refused(run: RunFolder) -> None:
     message = message_of(begun, run.path)
-    assert message.startswith("out = ") and message.endswith("another folder, or go on with it by --resume")
-    assert message_of(check_free, run.path, can_resume=False).endswith("choose another folder")
+    assert message.startswith("out = ") and "expected another folder, or to go on with this one by --resume" in message
+    assert message_of(check_free, run.path, can_resume=False).endswith("another folder: it holds a run already")
 
 
 @pytest.mark.parametrize("below", ["", "run", "deep/run"])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("something")
     message = message_of(begun, tmp_path / "file" / below)
-    assert message.startswith("out = ") and "choose" in message
+    assert message.startswith("out = ") and "expected a folder" in message
     assert files_in(tmp_path) == ["file"]
 
 
@@ -194,7 +194,7 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
-    assert "choose a folder that can be written to" in message_of(begun, tmp_path)
+    assert "expected a folder that can be written to" in message_of(begun, tmp_path)
 
 
 def test_the_lock_is_given_back(tmp_path: Path) -> None:
