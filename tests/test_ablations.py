@@ -21,7 +21,7 @@ from PIL import Image
 
 from mil_jax import comparison, datasets
 from mil_jax.errors import InputError
-from mil_jax.run import ablation
+from mil_jax.run import ablation, findings
 
 # Eight members in all, each with as many steps in an epoch, and as many bags in each set: mostly one program.
 BAGS, EPOCHS = 40, 2
@@ -111,7 +111,7 @@ def check_folder(name: str, done: Ended) -> None:
             gray = np.asarray(image.convert("L"))
         assert min(gray.shape) >= 200 and gray.max() == 255 and gray.min() < 120
     for measure in small(name).measures:
-        title = ablation.heading(scripts[name].Config.labels[measure])
+        title = findings.heading(scripts[name].Config.labels[measure])
         assert f"\n{title}" in done.printed and title in html.unescape(page)
     assert done.printed.endswith(f"folder: {done.path}\n")
     assert "…" not in done.printed and "nan" not in done.printed

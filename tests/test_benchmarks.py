@@ -95,18 +95,15 @@ def test_peers_train_on_the_bags_that_the_worker_draws(tmp_path: Path) -> None:
 
 
 def test_what_a_peer_writes(tmp_path: Path) -> None:
-    bags = peer_io.Split(np.zeros((4, 3, 2, 2), np.float32), np.array([0, 1, 0, 1]))
-    probabilities = np.array([[0.8, 0.2], [0.6, 0.4], [0.6, 0.4], [0.1, 0.9]])
-    predicted = peer_io.Prediction(probabilities, np.full((4, 3), 1 / 3))
-    clock = peer_io.Clock([9.0, 2.0, 3.0], [8.0, 1.0, 2.0])
-    run = peer_io.Member(7, 142_146, [0.5, 0.4, 0.3], [0.6, 0.2, 0.4], clock, predicted)
-    peer_io.write_results(tmp_path / "out.json", {"peer": "a"}, [run, run], bags, bags)
-    written = json.loads((tmp_path / "out.json").read_text())
-    record = written["members"][0]
-    assert record["best_epoch"] == 1 and record["test_accuracy"] == 0.75 and record["test_auc"] == 0.875
-    assert record["test_loss"] == pytest.approx(-np.log([0.8, 0.4, 0.6, 0.9]).mean())
-    assert written["microseconds_per_step"] == record["microseconds_per_step"] == 1.5e6 / 4
-    with np.load(tmp_path / "out.npz") as arrays:
+    bags = peer_io.Split(np.zeros((4, 3, 2, 2), np.float32), np.array([0, 1, 0, 0]))
+    assert bags.class_weights == (4 / 6, 2.0)
+    predicted = peer_io.Prediction(np.full((4, 2), 1 / 2), np.full((4, 3), 1 / 3))
+    run = peer_io.Member(7, 142_146, [0.5, 0.4], [0.6, 0.2], [9.0, 2.0], [8.0, 1.0], predicted)
+    peer_io.write_results(tmp_path / "new" / "out.json", {"versions": {"peer": "1"}}, [run, run], bags)
+    written = json.loads((tmp_path / "new" / "out.json").read_text())
+    assert written["members"][0]["microseconds_per_step_by_epoch"] == [2e6, 0.25e6]
+    assert written["members"][1]["val_loss"] == [0.6, 0.2] and written["versions"]["peer"] == "1"
+    with np.load(tmp_path / "new" / "out.npz") as arrays:
         assert arrays["probabilities"].shape == (2, 4, 2) and arrays["attention"].shape == (2, 4, 3)
 
 

@@ -22,7 +22,7 @@ ORDER = (
     "plots",
     "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",
     "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.study", "run.ablation",
-    "__init__",
+    "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.

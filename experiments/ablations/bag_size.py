@@ -21,7 +21,7 @@ from mil_jax.comparison import Point, band, compare_all, tabulate
 from mil_jax.errors import check_number, check_whole
 from mil_jax.model import ModelConfig, build
 from mil_jax.optimizer import make_hyper
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.screen import say
 from mil_jax.run.study import train
@@ -67,7 +67,7 @@ def main(config: Config) -> Path:
         panels[config.labels["hit_at_1"]]["by chance"] = band(rows, "hit_by_chance", names)
     figure = plots.panels_with_band(np.array(config.sizes), panels, "instances per bag", log_x=True)
     figures = {"bag_size": (figure, "Mean over seeds in its 95 % interval; the head sums.")}
-    return ablation.conclude(study, points, rows, figures)
+    return findings.conclude(study, points, rows, figures)
 
 
 def measure(study: ablation.Ablation, config: Config, size: int, head: Literal["sum", "concat"]) -> Point:

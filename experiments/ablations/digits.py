@@ -22,7 +22,7 @@ from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
 from mil_jax.model import build
 from mil_jax.optimizer import make_hyper
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.sampling import Splits
@@ -71,7 +71,7 @@ def main(config: Config) -> Path:
     negative = attention_by_class(study, splits.test, weights, is_negative)
     figures = draw(study, rows, points, everywhere, negative)
     maps = {"classes": config.classes, "weight_by_class": everywhere, "weight_by_class_negative_bags": negative}
-    return ablation.conclude(study, points, rows, figures, more=maps)
+    return findings.conclude(study, points, rows, figures, more=maps)
 
 
 def label_by(study: ablation.Ablation, splits: Splits, positive_class: int) -> Splits:
@@ -97,13 +97,13 @@ def attention_by_class(study: ablation.Ablation, test: Bags, weights: np.ndarray
 
 def draw(
     study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point], everywhere: np.ndarray, negative: np.ndarray
-) -> ablation.Figures:
+) -> findings.Figures:
     """The scores by class, and the maps in the order of the class numbers."""
     order = np.argsort(study.config.classes)
     names = [points[i].name for i in order], list(study.data.class_names)
     titles = ("class that makes a bag positive", "true class of the instance", "mean attention weight")
     heat_map = lambda values: plots.heat_map(values[order], *names, *titles, number_format=".2f")  # noqa: E731
-    strips = ablation.strips(study, rows, [points[i] for i in order])
+    strips = findings.strips(study, rows, [points[i] for i in order])
     caption = "1 / K, the weight of an instance under uniform attention, is 0.33."
     return {
         "attention_by_class": (heat_map(everywhere), caption),

@@ -25,7 +25,7 @@ from mil_jax.errors import check_whole
 from mil_jax.members import Members
 from mil_jax.model import Prediction, build
 from mil_jax.optimizer import make_hyper
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.training import FitConfig
@@ -86,9 +86,9 @@ def main(config: Config) -> Path:
     largest = Members(
         jax.tree.map(lambda leaf: leaf[: config.largest], trained.members.params), None, splits.train.kind
     )
-    bags = ablation.gallery_of(study, mil, largest, f"Bags by an ensemble of {config.largest}", config.positive_class)
+    bags = findings.gallery_of(study, mil, largest, f"Bags by an ensemble of {config.largest}", config.positive_class)
     figures = {**draw(study, rows, points), **reliability(predicted, splits.test, points)}
-    return ablation.conclude(study, points, rows, figures, gallery=bags, note=NOTE)
+    return findings.conclude(study, points, rows, figures, gallery=bags, note=NOTE)
 
 
 def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point]:
@@ -113,7 +113,7 @@ def gain(alone: Point, point: Point) -> Point:
     return compare(point, Point("its own members", {}, own))
 
 
-def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point]) -> ablation.Figures:
+def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point]) -> findings.Figures:
     names = [point.name for point in points]
     panels = {
         study.config.labels[measure]: {"ensembles": band(rows, measure, names)}
@@ -128,7 +128,7 @@ def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point])
     return figures
 
 
-def reliability(predicted: Prediction, test: Bags, points: Sequence[Point]) -> ablation.Figures:
+def reliability(predicted: Prediction, test: Bags, points: Sequence[Point]) -> findings.Figures:
     """Reliability diagrams of single members and of the largest ensembles, all their predictions together."""
     figures = {}
     for point in (points[0], points[-1]):

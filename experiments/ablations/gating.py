@@ -16,7 +16,7 @@ from mil_jax import plots
 from mil_jax.comparison import Point, compare_all, tabulate
 from mil_jax.model import ModelConfig, Pooling, build
 from mil_jax.optimizer import make_hyper
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.training import FitConfig
@@ -58,12 +58,12 @@ def main(config: Config) -> Path:
         for name, mil in models.items()
     ])  # fmt: skip
     rows = tabulate(points, list(config.labels), config.seed)
-    figure = plots.seeds_by_group(ablation.strips(study, rows, points), join=True)
+    figure = plots.seeds_by_group(findings.strips(study, rows, points), join=True)
     figures = {"gating": (figure, "A dot is a seed; a line joins the two models of a seed.")}
-    bags = ablation.gallery_of(
+    bags = findings.gallery_of(
         study, models["gated"], trained["gated"], "Bags by gated attention", config.positive_class
     )  # fmt: skip
-    return ablation.conclude(study, points, rows, figures, gallery=bags)
+    return findings.conclude(study, points, rows, figures, gallery=bags)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from mil_jax.members import Members
 from mil_jax.model import MIL, build
 from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.placement import to_host
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.study import train
-from mil_jax.sampling import Splits
+from mil_jax.sampling import BagsConfig, Splits
 from mil_jax.training import FitConfig, FitState
 
 TREATMENTS = ("nothing", "class weights", "oversampling", "initial bias")
@@ -78,7 +78,7 @@ class Config(ablation.AblationConfig):
                 if not 0 < round(share * count) < count:
                     raise InputError("shares", share, f"expected both classes among {count} bags: take more bags")
 
-    def law(self, share: float) -> ablation.BagsConfig:
+    def law(self, share: float) -> BagsConfig:
         """How bags are drawn of which a share is positive."""
         return self.bags(bag_size=self.bag_size, positive_class=self.positive_class, positive_share=share)
 
@@ -101,7 +101,7 @@ def main(config: Config) -> Path:
     points = make_points(config, by_point(scores, len(config.grid)))
     rows = tabulate(points, list(config.labels), config.seed)
     caption = "Mean over seeds in its 95 % interval; recall without a word on the threshold is at 1/2."
-    return ablation.conclude(study, points, rows, {"imbalance": (draw(config, rows), caption)})
+    return findings.conclude(study, points, rows, {"imbalance": (draw(config, rows), caption)})
 
 
 def draw_bags(study: ablation.Ablation, config: Config) -> Splits:

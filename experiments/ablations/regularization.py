@@ -27,7 +27,7 @@ from mil_jax.evaluation import evaluate_members
 from mil_jax.members import Members
 from mil_jax.model import MIL, build
 from mil_jax.optimizer import make_hyper
-from mil_jax.run import ablation, cli
+from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.sampling import Splits
@@ -75,7 +75,7 @@ def main(config: Config) -> Path:
     rows = tabulate(chosen_points(config, measured), list(config.labels), config.seed)
     caption = "Mean over seeds in its 95 % interval; attention on positive test bags."
     points = [point for by_epoch in measured.values() for point in by_epoch.values()]
-    return ablation.conclude(study, points, rows, {"regularization": (draw(config, measured), caption)})
+    return findings.conclude(study, points, rows, {"regularization": (draw(config, measured), caption)})
 
 
 def train_and_measure(study: ablation.Ablation, config: Config, splits: Splits) -> Measured:

@@ -14,17 +14,19 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peer_io
-from peer_io import Clock, Member, Prediction, Split
+from peer_io import Member, Prediction, Split
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """The options of this peer."""
     parser = peer_io.option_parser("The Keras example on given bags.")
+    parser.add_argument("--epochs", type=peer_io.whole_number(1), default=20, help="most epochs of a member")
     parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow", help="Keras' backend")
     return parser.parse_args(arguments)
 
@@ -96,7 +98,8 @@ class Stopwatch(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self.clock = Clock([], [])
+        self.epoch_seconds: list[float] = []
+        self.train_seconds: list[float] = []
         self.start, self.trained = 0.0, False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -107,14 +110,14 @@ class Stopwatch(keras.callbacks.Callback):
         """Training is over."""
         # A backend may still be computing: reading a number waits until the last step is done.
         ops.convert_to_numpy(self.model.optimizer.iterations)
-        self.clock.train_seconds.append(time.perf_counter() - self.start)
+        self.train_seconds.append(time.perf_counter() - self.start)
         self.trained = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """The epoch is over, and so is training, if no test has been."""
         if not self.trained:
             self.on_test_begin()
-        self.clock.epoch_seconds.append(time.perf_counter() - self.start)
+        self.epoch_seconds.append(time.perf_counter() - self.start)
 
 
 def as_inputs(split: Split) -> tuple[list[np.ndarray], np.ndarray]:
@@ -122,35 +125,33 @@ def as_inputs(split: Split) -> tuple[list[np.ndarray], np.ndarray]:
     return list(np.ascontiguousarray(split.instances.swapaxes(0, 1))), split.labels[:, None]
 
 
-def fit_options(options: argparse.Namespace, train: Split) -> dict[str, Any]:
-    """Options of `fit`: one bag per step, class weights, and nothing printed."""
-    weights = dict(enumerate(peer_io.class_weights(train.labels, enabled=True))) if options.class_weights else None
-    return {"class_weight": weights, "batch_size": 1, "verbose": 0}
+def train_member(options: argparse.Namespace, member: int, train: Split, others: tuple[Split, ...]) -> Member:
+    """Train with the example's callbacks, reload the best weights, predict the test bags.
 
-
-def fit_member(options: argparse.Namespace, member: int, train: Split, val: Split, test: Split) -> Member:
-    """Train with the example's callbacks, reload the best weights, predict the test bags."""
+    Without validation and test bags, train for the asked number of epochs and save nothing.
+    """
     model, stopwatch = fresh_model(options, member, train), Stopwatch()
-    with tempfile.TemporaryDirectory() as folder:
-        best = Path(folder) / "best.weights.h5"
-        callbacks = [
-            keras.callbacks.EarlyStopping("val_loss", patience=options.patience, mode="min"),
-            keras.callbacks.ModelCheckpoint(best, "val_loss", mode="min", save_best_only=True, save_weights_only=True),
-            stopwatch,
-        ]
-        more = fit_options(options, train) | {"epochs": options.epochs, "validation_data": as_inputs(val)}
-        history = model.fit(*as_inputs(train), callbacks=callbacks, **more).history
-        model.load_weights(best)
-    losses, prediction = (history["loss"], history["val_loss"]), predict(model, as_inputs(test)[0])
-    return Member(options.seed + member, model.count_params(), *losses, stopwatch.clock, prediction)
-
-
-def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
-    """Train for the asked number of epochs, without validation or saving."""
-    model, stopwatch = fresh_model(options, member, train), Stopwatch()
-    more = fit_options(options, train) | {"epochs": options.timing_only_epochs}
-    history = model.fit(*as_inputs(train), callbacks=[stopwatch], **more).history
-    return Member(options.seed + member, model.count_params(), history["loss"], [], stopwatch.clock, None)
+    weights = dict(enumerate(train.class_weights))
+    fit = partial(model.fit, *as_inputs(train), class_weight=weights, batch_size=1, verbose=0)
+    parameters, prediction = model.count_params(), None
+    if not others:
+        history = fit(epochs=options.timing_only_epochs, callbacks=[stopwatch]).history
+    else:
+        val, test = others
+        with tempfile.TemporaryDirectory() as folder:
+            best = Path(folder) / "best.weights.h5"
+            save = {"mode": "min", "save_best_only": True, "save_weights_only": True}
+            callbacks = [
+                keras.callbacks.EarlyStopping("val_loss", patience=peer_io.PATIENCE, mode="min"),
+                keras.callbacks.ModelCheckpoint(best, "val_loss", **save),
+                stopwatch,
+            ]
+            history = fit(epochs=options.epochs, validation_data=as_inputs(val), callbacks=callbacks).history
+            model.load_weights(best)
+        prediction = predict(model, as_inputs(test)[0])
+    losses = history["loss"], history.get("val_loss", [])
+    seconds = stopwatch.epoch_seconds, stopwatch.train_seconds
+    return Member(options.seed + member, parameters, *losses, *seconds, prediction)
 
 
 def predict(model: keras.Model, instances: list[np.ndarray]) -> Prediction:
@@ -162,11 +163,14 @@ def predict(model: keras.Model, instances: list[np.ndarray]) -> Prediction:
 
 def main(options: argparse.Namespace) -> None:
     """Run the members."""
+    train = peer_io.read_split(options.bags, "train")
+    names = () if options.timing_only_epochs else ("val", "test")
+    others = tuple(peer_io.read_split(options.bags, name) for name in names)
+    members = [train_member(options, i, train, others) for i in range(options.members)]
     versions = {"keras": keras.__version__, options.backend: importlib.import_module(options.backend).__version__}
     # Neither backend is told a number of threads: both take every core that they may use.
-    threads = peer_io.usable_cores()
-    peer = {"peer": "keras", "backend": options.backend, "threads": threads, "versions": versions}
-    peer_io.run_members(options, peer, fit_member, time_member)
+    peer = {"peer": "keras", "backend": options.backend, "threads": peer_io.usable_cores(), "versions": versions}
+    peer_io.write_results(options.out, peer, members, train)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def train_keras(config: Config, draws: list[Splits]) -> tuple[list[dict[str, Any
         predictions.append(Prediction(probability, attention, np.zeros_like(attention)))
         records.append(record["members"][0] | {"versions": record["versions"]})
         source = "kept from before" if was_there else f"{sum(records[-1]['epoch_seconds']):.0f} s"
-        say(f"Keras, draw {i + 1} of {config.draws}: accuracy {records[-1]['test_accuracy']:.4f}  ({source})")
+        say(f"Keras, draw {i + 1} of {config.draws}: val loss {min(records[-1]['val_loss']):.4f}  ({source})")
     return records, jax.tree.map(lambda *leaves: np.stack(leaves), *predictions)
 
 

@@ -54,8 +54,8 @@ def main(config: Config) -> None:
     mil, hyper = build(), make_hyper(train)
     state = init_fit(mil, member_key(key), train.slots, train.kind.shape).train
     keras_model = same_keras_model(config.backend, state.params)
-    every = jnp.array([True])
-    take_step = jax.jit(lambda state, i: train_step(mil, hyper, train, state, i[None], every)[0])
+    on_device, every = jax.device_put(train), jnp.array([True])
+    take_step = jax.jit(lambda state, i: train_step(mil, hyper, on_device, state, i[None], every)[0])
     rows, done = [], 0
     for steps in config.steps:
         fit_keras(keras_model, train, hyper, done, steps)

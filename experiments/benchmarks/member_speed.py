@@ -88,10 +88,10 @@ def times_as_long(rows: Sequence[Row]) -> dict[str, float]:
 def print_rows(rows: Sequence[Row], times: dict[str, float]) -> None:
     """The table, and what follows from it."""
     columns = ("", "training", "fastest", "slowest", "with validation", "x mil_jax", "peak MiB")
-    rounded = lambda us: None if us is None else round(us, 1)  # noqa: E731
+    text = lambda value, digits=1: "" if value is None else f"{value:,.{digits}f}".rjust(7)  # noqa: E731
     cells = [
-        (row.way, *map(rounded, (row.train_us, row.train_us_low, row.train_us_high, row.whole_us)),
-         times.get(row.way), round(row.peak_memory_mib))
+        (row.way, *map(text, (row.train_us, row.train_us_low, row.train_us_high, row.whole_us)),
+         text(times.get(row.way), 2), round(row.peak_memory_mib))
         for row in rows
     ]  # fmt: skip
     caption = "medians over rounds, and the fastest and slowest round; validation with attention statistics"

@@ -1,9 +1,9 @@
-"""The same model as a plain PyTorch loop, as a reference for speed and quality.
+"""The same model as a plain PyTorch loop, as a reference for speed.
 
-    python torch_peer.py --bags bags.npz --out torch.json
+    python torch_peer.py --bags bags.npz --out torch.json --timing-only-epochs 5
 
 One bag per step, automatic differentiation, `torch.optim.Adam(fused=True)`: the loop that a careful
-user writes, without compilation. Model, loss and stopping are those of the Keras example
+user writes, without compilation. Model and loss are those of the Keras example
 (`keras_peer.py`). The loop does no more than it has to: nothing is read back inside an epoch, the
 bags are split into rows before it, and denormal numbers are flushed to zero.
 
@@ -18,12 +18,13 @@ import sys
 import time
 
 import peer_io
-from peer_io import Clock, Member, Prediction, Split
+from peer_io import Member, Split
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
     """The options of this peer."""
     parser = peer_io.option_parser("The Keras example's model as a plain PyTorch loop.")
+    parser.set_defaults(timing_only_epochs=2)
     parser.add_argument("--threads", type=peer_io.whole_number(1), default=1, help="threads of PyTorch")
     return parser.parse_args(arguments)
 
@@ -78,11 +79,6 @@ class AttentionMIL(nn.Module):
         return peer_io.L2 * (squares[0] + squares[1] + squares[2])
 
 
-def as_tensors(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bags ``[B, K, pixels]`` and labels ``[B]``."""
-    return torch.from_numpy(split.instances).flatten(2), torch.from_numpy(split.labels).long()
-
-
 def train_epoch(
     model: AttentionMIL,
     optimizer: torch.optim.Optimizer,
@@ -103,77 +99,29 @@ def train_epoch(
     return total.item() / len(rows)
 
 
-@torch.inference_mode()
-def validation_loss(model: AttentionMIL, bags: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean cross-entropy with L2, without class weights."""
-    return (functional.cross_entropy(model(bags)[0], labels) + model.penalty()).item()
-
-
-@torch.inference_mode()
-def predict(model: AttentionMIL, bags: torch.Tensor) -> Prediction:
-    """Probabilities and attention weights of all bags at once."""
-    logits, attention = model(bags)
-    return Prediction(torch.softmax(logits, dim=-1).numpy(), attention.numpy())
-
-
-def build(options: argparse.Namespace, member: int, train: Split) -> tuple[AttentionMIL, torch.optim.Adam]:
-    """A fresh model and its optimizer; seeds everything that this member draws."""
+def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
+    """Train for the asked number of epochs and do nothing else; the seed decides everything that is drawn."""
     torch.manual_seed(options.seed + member)
     model = AttentionMIL(train.bag_size, train.instances[0, 0].size)
     optimizer = torch.optim.Adam(model.parameters(), lr=peer_io.LEARNING_RATE, eps=peer_io.ADAM_EPSILON, fused=True)
-    return model, optimizer
-
-
-def fit_member(options: argparse.Namespace, member: int, train: Split, val: Split, test: Split) -> Member:
-    """Train with early stopping, take the best epoch's weights, predict the test bags."""
-    model, optimizer = build(options, member, train)
-    bags, labels = as_tensors(train)
-    val_bags, val_labels = as_tensors(val)
-    weights = torch.tensor(peer_io.class_weights(train.labels, options.class_weights))
-    train_loss, val_loss, clock = [], [], Clock([], [])
-    best_loss, stale, best_weights = float("inf"), 0, {}
-    for _ in range(options.epochs):
-        start = time.perf_counter()
-        train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
-        clock.train_seconds.append(time.perf_counter() - start)
-        loss = validation_loss(model, val_bags, val_labels)
-        val_loss.append(loss)
-        stale += 1
-        if loss < best_loss:
-            best_loss, stale = loss, 0
-            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        clock.epoch_seconds.append(time.perf_counter() - start)
-        if stale >= options.patience:
-            break
-    model.load_state_dict(best_weights)
-    prediction = predict(model, as_tensors(test)[0])
-    return Member(options.seed + member, parameter_count(model), train_loss, val_loss, clock, prediction)
-
-
-def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
-    """Train for the asked number of epochs and do nothing else."""
-    model, optimizer = build(options, member, train)
-    bags, labels = as_tensors(train)
-    weights = torch.tensor(peer_io.class_weights(train.labels, options.class_weights))
-    train_loss, seconds = [], []
+    bags, labels = torch.from_numpy(train.instances).flatten(2), torch.from_numpy(train.labels).long()
+    weights, losses, seconds = torch.tensor(train.class_weights), [], []
     for _ in range(options.timing_only_epochs):
         start = time.perf_counter()
-        train_loss.append(train_epoch(model, optimizer, bags, labels, weights))
+        losses.append(train_epoch(model, optimizer, bags, labels, weights))
         seconds.append(time.perf_counter() - start)
-    return Member(options.seed + member, parameter_count(model), train_loss, [], Clock(seconds, seconds), None)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """The number of trained numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Member(options.seed + member, parameters, losses, [], seconds, seconds)
 
 
 def main(options: argparse.Namespace) -> None:
     """Choose the threads and run the members."""
     settle(options.threads)
+    train = peer_io.read_split(options.bags, "train")
+    members = [time_member(options, i, train) for i in range(options.members)]
     versions = {"torch": torch.__version__}
     peer = {"peer": "torch", "backend": "torch", "threads": options.threads, "versions": versions}
-    peer_io.run_members(options, peer, fit_member, time_member)
+    peer_io.write_results(options.out, peer, members, train)
 
 
 if __name__ == "__main__":

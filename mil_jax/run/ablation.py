@@ -1,14 +1,13 @@
 """An ablation: points (an L2 strength, a size of bags) compared over seeds, from its options to tables and a report.
 
 A script extends `AblationConfig`, calls `prepare`, draws bags, trains, makes a `Point` of what the seeds scored at each
-setting, and calls `conclude`; until then nothing is written.
+setting, and calls `findings.conclude`; until then nothing is written.
 
 Axes: P points, S seeds, B bags, K slots.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -16,22 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from mil_jax import datasets, report
+from mil_jax import datasets
 from mil_jax.bags import Bags, stack_bags
-from mil_jax.collapse import WHAT_TO_TRY
-from mil_jax.comparison import Point, Row, row_of
 from mil_jax.datasets import Dataset
 from mil_jax.ensemble import member_keys, predict
 from mil_jax.errors import InputError, check_whole
 from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
 from mil_jax.members import Members
 from mil_jax.model import MIL
-from mil_jax.run.config import DataConfig, fields_of
+from mil_jax.run.config import DataConfig
 from mil_jax.run.processes import placement_of
-from mil_jax.run.screen import print_table, say
-from mil_jax.run.study import Study, StudyConfig, begin, open_study
+from mil_jax.run.study import Study, StudyConfig, begin
 from mil_jax.sampling import BagsConfig, Splits, sample_bags, split_pool
-from mil_jax.text import Table
 from mil_jax.training import MemberKeys
 
 # What `scores_of` gives for every member, and how tables and figures call it.
@@ -51,17 +46,6 @@ MEASURES = {
     "collapsed": "collapsed seeds (share)",
 }
 OF_ATTENTION = ("hit_at_1", "instance_auc", "positive_mass", "normalized_entropy", "effective_instances")
-
-GALLERY_BAGS = 60
-
-NOTE = (
-    "Mean, standard deviation and 95 % bootstrap interval (low, high) over seeds; differences are taken seed by seed. "
-    "Attention statistics are means over the positive test bags. Intervals are not corrected for their number."
-)
-
-COLUMNS = ("", "mean", "s. d.", "low", "high", "against", "diff.", "low", "high")
-
-Figures = Mapping[str, tuple[Any, str]]  # by name, each with its caption
 
 
 # ---- options ----
@@ -208,123 +192,3 @@ def measures_of(judged: Evaluation) -> dict[str, np.ndarray]:
     flat = flatten(judged)
     prefix = lambda name: "positive_" if name in OF_ATTENTION else "bags_"  # noqa: E731
     return {name: flat[prefix(name) + name] for name in MEASURES if name != "collapsed"}
-
-
-def strips(
-    study: Ablation, rows: Sequence[Row], points: Sequence[Point]
-) -> dict[str, dict[str, tuple[np.ndarray, Any, Any]]]:
-    """The panels of `plots.seeds_by_group`: the measures shown, and what each seed scored at each point."""
-    return {
-        study.config.labels[measure]: {
-            point.name: (point.scores[measure], *(row_of(rows, measure, point.name)[end] for end in ("low", "high")))
-            for point in points
-        }
-        for measure in study.config.measures
-    }
-
-
-def gallery_of(
-    study: Ablation, mil: MIL, members: Members, title: str, positive_class: int, bag_size: int = 3
-) -> report.Gallery:
-    """A part of the report: bags that no member has learned from, with the weights and predictions of all."""
-    pool, law = study.data.test, BagsConfig(bag_size, positive_class=positive_class)
-    drawn = sample_bags(jax.random.fold_in(study.key, 2), pool.x, pool.label, law, count=GALLERY_BAGS)
-    predicted = predict(mil, members, drawn, placement_of(study.config.compute, members.count))
-    return report.Gallery(
-        title, drawn.pool, drawn.rows, drawn.mask, drawn.label, drawn.instance_label,
-        attention=predicted.attention, probability=predicted.probability,
-        caption=f"{GALLERY_BAGS} bags drawn from the test instances, predicted by {members.count} seeds",
-    )  # fmt: skip
-
-
-# ---- the end ----
-
-
-def conclude(
-    study: Ablation,
-    points: Sequence[Point],
-    rows: Sequence[Row],
-    figures: Figures,
-    *,
-    gallery: report.Gallery | None = None,
-    more: Mapping[str, Any] = {},
-    note: str = NOTE,
-) -> Path:
-    """Writes results.csv, summary.json, figures and report.html, and prints the tables.
-
-    Args:
-        study: the ablation.
-        points: all points.
-        rows: what `tabulate` made of those that tables show.
-        figures: names to figures and their captions.
-        gallery: a part of the report with bags.
-        more: what `summary.json` shall hold besides.
-        note: what the report says of its numbers.
-    """
-    shown = {row["point"] for row in rows}
-    warnings = collapses([point for point in points if point.name in shown])
-    seconds = study.watch.read()
-    tables = [table_of(study, rows, measure) for measure in study.config.measures]
-    content = {"name": study.data.name, "content_hash": study.data.content_hash}
-    with open_study(study, content) as run:
-        for sentence in warnings:
-            run.note(f"warning: {sentence}")
-        run.write_csv("results.csv", [row for point in points for row in point.rows()])
-        for name, (figure, _) in figures.items():
-            run.write_figure(name, figure)
-        if run.writes:
-            parts = [*pictures(study.out, figures), *tables, *([gallery] if gallery else [])]
-            run.write_text("report.html", page(study, [*warnings, note], parts, seconds["total"]))
-        run.write_json("summary.json", {"warnings": warnings, "rows": list(rows), **more, "seconds": seconds})
-    for table in tables:
-        print_table(table)
-    say(note)
-    for sentence in warnings:
-        say(f"warning: {sentence}")
-    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    say(f"folder: {study.out}")
-    return study.out
-
-
-def collapses(points: Sequence[Point]) -> list[str]:
-    """A sentence for each point where attention has collapsed for some seeds."""
-    counts = {
-        point.name: (int(np.nansum(point.scores["collapsed"])), len(point.scores["collapsed"])) for point in points
-    }
-    return [
-        f"{name}: attention has collapsed for {count} of {size} seeds; try {WHAT_TO_TRY}"
-        for name, (count, size) in counts.items() if count
-    ]  # fmt: skip
-
-
-def table_of(study: Ablation, rows: Sequence[Row], measure: str) -> Table:
-    """The table of a measure, a row for each point."""
-    of_point = ("point", "mean", "standard_deviation", "low", "high")
-    of_pair = ("against", "difference", "difference_low", "difference_high")
-    cells = [
-        [*(row[name] for name in of_point), *(row[name] if row["against"] else "" for name in of_pair)]
-        for row in rows if row["measure"] == measure
-    ]  # fmt: skip
-    return Table(heading(study.config.labels[measure]), COLUMNS, cells)
-
-
-def heading(text: str) -> str:
-    """The text with a capital letter in front; AUC stays AUC."""
-    return text[:1].upper() + text[1:]
-
-
-def pictures(out: Path, figures: Figures) -> list[report.Picture]:
-    """The figures of a folder as parts of its report."""
-    return [
-        report.Picture(heading(name.replace("_", " ")), (out / "figures" / f"{name}.png").read_bytes(), caption)
-        for name, (_, caption) in figures.items()
-    ]
-
-
-def page(study: Ablation, remarks: Sequence[str], parts: Sequence[report.Part], seconds: float) -> str:
-    """The report as HTML."""
-    title, *text = study.question.strip().split("\n\n")
-    about = report.Text("About", [*(" ".join(paragraph.split()) for paragraph in text[:1]), *remarks])
-    options = {name: value for name, value, is_aside in fields_of(study.config) if not is_aside}
-    settings = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
-    return report.render(title, [about, *parts, settings], subtitle=study.data.name)
