@@ -182,7 +182,7 @@ def defined_where(stats: AttentionStats) -> AttentionStats:
         stats: statistics of each bag, every field ``[B]``.
     """
     always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
-    with_positive, with_both = stats.has_positive > 0, stats.has_both > 0
+    with_positive, with_both = (jnp.asarray(share) > 0 for share in (stats.has_positive, stats.has_both))
     return dataclasses.replace(
         always,
         positive_mass=with_positive,

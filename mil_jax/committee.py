@@ -147,7 +147,7 @@ def gains(
 
     A row holds the size, the score's name, the mean over random subsets of that size, and low and high, between which
     95 % of the subsets lie; for the size S there is only one subset. Subsets share members, so the range tells how
-    much the choice among these members matters, and not what other members would do.
+    much the choice among these members matters, and not what other members would score.
 
     Args:
         predicted: probability [S, B, C] and attention [S, B, K].

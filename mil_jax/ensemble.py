@@ -79,7 +79,7 @@ OnEpoch = Callable[[int, EpochInfo, FitState], None]
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How an ensemble is trained, which decides none of its numbers.
+    """How an ensemble is trained: none of it decides its numbers, but for the rounding (see `Placement`).
 
     Attributes:
         placement: devices, and members at once; `default_placement` where not given.

@@ -147,7 +147,7 @@ def check_names(names: Iterable[str], known: Sequence[str], argument: str = "sta
     """Refuses the name of a statistic that nobody computes.
 
     Raises:
-        InputError: names the first unknown one and lists those that would do.
+        InputError: names the first unknown one and lists those that are known.
     """
     if not list(names):
         raise InputError(argument, [], f"expected one or more of {', '.join(known)}")

@@ -27,7 +27,10 @@ from mil_jax.errors import InputError, check_whole, checked
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where members run: it decides the time that they take and the memory, not their numbers.
+    """Where members run: it decides the time that they take and the memory.
+
+    Two or more devices with one member at a time give the same bits however many they are; any other placement is
+    another program, which rounds otherwise, and long training amplifies that.
 
     Raises:
         InputError: a number below 1, or more devices than there are.

@@ -230,7 +230,7 @@ def test_processes_that_cannot_be_joined(joined: list[tuple[Any, ...]], monkeypa
     for compute in (Compute(coordinator="nowhere", processes=2, process_id=0), Compute(distributed=True)):
         message = message_of(processes.join_processes, compute, 5)
         assert message.startswith("distributed" if compute.distributed else "coordinator")
-        assert "cannot be joined (nobody there): give --coordinator ADDRESS:PORT" in message
+        assert "expected processes that can be joined (nobody there): give --coordinator ADDRESS:PORT" in message
 
 
 def test_devices_and_placement_follow_the_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a run is computed: none of it decides what comes out.
+    """How a run is computed: it decides what comes out no further than `placement.Placement` says.
 
     Raises:
         InputError: a number out of range.

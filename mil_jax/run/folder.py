@@ -209,14 +209,14 @@ def open_run(
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError("out", str(path), f"choose a folder that can be made ({error})") from None
+        raise InputError("out", str(path), f"expected a folder that can be made ({error})") from None
     lock = FileLock(path / ".lock")
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        raise InputError("out", str(path), "another process is running in it: wait, or choose another") from None
+        raise InputError("out", str(path), "expected another folder: another process is running in it") from None
     except OSError as error:
-        raise InputError("out", str(path), f"choose a folder that can be written to ({error})") from None
+        raise InputError("out", str(path), f"expected a folder that can be written to ({error})") from None
     with held:
         if not resume:
             content = {"format": FORMAT, **config, **how, "versions": versions()}
@@ -238,10 +238,10 @@ def check_free(path: str | Path, can_resume: bool = True) -> None:
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise InputError("out", str(path), "this is a file: choose a folder")
+        raise InputError("out", str(path), "expected a folder, not a file")
     if (path / "config.json").exists():
-        go_on = ", or go on with it by --resume" if can_resume else ""
-        raise InputError("out", str(path), f"it holds a run already: choose another folder{go_on}")
+        go_on = ", or to go on with this one by --resume" if can_resume else ""
+        raise InputError("out", str(path), f"expected another folder{go_on}: it holds a run already")
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError("out", str(path), f"{parent} cannot be written to: choose another folder")
+        raise InputError("out", str(path), f"expected a folder that can be made: {parent} cannot be written to")

@@ -74,10 +74,10 @@ def join_processes(compute: Compute, members: int) -> None:
     try:
         jax.distributed.initialize(*by_hand, heartbeat_timeout_seconds=compute.heartbeat)
     except (IndexError, RuntimeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
-        remedy = f"the processes cannot be joined ({first_line:.200}): give --coordinator ADDRESS:PORT of the first one"
+        why = f"{str(error).splitlines()[0]:.200}"
+        expected = f"expected processes that can be joined ({why}): give --coordinator ADDRESS:PORT of the first one"
         name = "distributed" if compute.coordinator is None else "coordinator"
-        raise InputError(name, getattr(compute, name), remedy) from error
+        raise InputError(name, getattr(compute, name), expected) from error
     if jax.process_count() > members:
         raise InputError("processes", jax.process_count(), f"expected at most {members}, the number of members")
 
