@@ -62,6 +62,8 @@ def cross_validation(
     per_repeat = [_fold_of_bags(draw, label, folds) for _ in range(repeats)]
     outside = len(label) - -(-len(label) // folds)
     train_count = outside - max(round(val_share * outside), 1)
+    if train_count < len(np.unique(label)):
+        raise InputError("val_share", val_share, f"expected to leave a bag of each class of {outside} to learn from")
     members = [
         (*_cut(draw, label, np.flatnonzero(fold_of != fold), train_count), np.flatnonzero(fold_of == fold))
         for fold_of in per_repeat

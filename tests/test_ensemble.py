@@ -30,18 +30,18 @@ from mil_jax.ensemble import (
     Progress,
     average,
     fit_ensemble,
-    init_members,
     member_keys,
     predict,
     same_for_all,
 )
+from mil_jax.epochs import init_members
 from mil_jax.evaluation import evaluate_members, warnings_of
 from mil_jax.losses import Classes
-from mil_jax.members import Members
 from mil_jax.model import MIL, ModelConfig, Prediction, build
 from mil_jax.optimizer import Hyper, HyperConfig, make_hyper
 from mil_jax.placement import Placement
-from mil_jax.training import EpochInfo, FitConfig, MemberKeys, predict_member
+from mil_jax.states import EpochInfo, FitConfig, MemberKeys
+from mil_jax.training import predict_member
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 Fit = Callable[..., Ensemble]
@@ -441,5 +441,4 @@ def test_bags_that_the_members_were_not_made_for_are_refused(
 
 def test_parameters_of_another_model_are_refused(host_run: HostRun, val_bags: Bags) -> None:
     ungated = build(ModelConfig(hidden=(8, 4), attention_units=5, pooling="attention"))
-    members: Members = host_run.ensemble.members
-    assert_parts(message_of(predict, ungated, members, val_bags), "members", "pooling/U/kernel")
+    assert_parts(message_of(predict, ungated, host_run.ensemble.members, val_bags), "members", "pooling/U/kernel")

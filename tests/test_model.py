@@ -1,4 +1,4 @@
-"""The model: parameters, initialisation, invariances, a NumPy twin; and what does not fit together."""
+"""The model: parameters, initialisation, invariances, a NumPy twin; and choices that do not go together."""
 
 import dataclasses
 from functools import cache
@@ -7,14 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import assert_parts, assert_same_bits, message_of, unchecked
+from conftest import assert_same_bits, message_of, unchecked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mil_jax.arrays import bags_from_arrays
-from mil_jax.bags import Bags, InstanceKind, Scaler, pad
 from mil_jax.losses import Classes
-from mil_jax.members import Members, check_full, check_members
 from mil_jax.model import POOLINGS, ModelConfig, apply, build, count_params, init_params, layer_table
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -229,53 +226,3 @@ def test_an_output_that_the_target_cannot_have_is_refused():
 def test_a_config_is_hashable_and_builds_equal_models():
     assert hash(ModelConfig()) == hash(ModelConfig()) and hash(build()) == hash(build())
     assert build(ModelConfig()) == build() != build(ModelConfig(pooling="attention"))
-
-
-# ---- what fits together ----
-
-
-def bags_of(kind: InstanceKind, size: int = K) -> Bags:
-    values = np.random.default_rng(0).integers(0, 255, (2, size, *kind.shape))
-    return bags_from_arrays(list(values.astype(np.uint8 if kind.pixels else np.float32)), [0, 1])
-
-
-FEATURES = InstanceKind((6,), pixels=False)
-
-
-def members_of(config: ModelConfig, kind: InstanceKind = FEATURES, classes: int = 2) -> Members:
-    shapes = shapes_of(config, K, kind.shape, classes)
-    return Members(jax.tree.map(lambda leaf: np.ones((3, *leaf.shape), np.float32), shapes), None, kind)
-
-
-def test_bags_that_the_head_can_take():
-    for config, bags in (
-        (SMALL, bags_of(FEATURES)),
-        (small(head="sum"), bags_of(FEATURES, K + 1)),
-        (small(head="sum"), pad(bags_of(FEATURES), K + 3)),
-    ):
-        check_full(build(config), bags)
-        check_members(build(config), members_of(config), bags)
-    assert "bags with empty slots" in message_of(check_full, build(SMALL), pad(bags_of(FEATURES), K + 1))
-
-
-@pytest.mark.parametrize(
-    ("config", "members", "bags", "parts"),
-    [
-        (SMALL, members_of(SMALL), bags_of(FEATURES, 2), ("bag_size = 2", "bag size that the members were trained on")),
-        (SMALL, members_of(SMALL), pad(bags_of(FEATURES), 5), ("mask", "full bags of one size")),
-        (SMALL, members_of(SMALL), bags_of(InstanceKind((6,), True)), ("'pixels [6]'", "expected features [6]")),
-        (SMALL, members_of(SMALL), bags_of(InstanceKind((2, 3), False)), ("'features [2, 3]'", "features [6]")),
-        (SMALL, members_of(SMALL), bags_of(InstanceKind((3,), False)), ("'features [3]'", "features [6]")),
-        (small(pooling="attention"), members_of(SMALL), bags_of(FEATURES), ("members", "pooling/U/kernel")),
-        (SMALL, members_of(small(pooling="attention")), bags_of(FEATURES), ("members", "pooling/U/kernel")),
-        (SMALL, members_of(small(hidden=(7, 4))), bags_of(FEATURES), ("members", "pooling/V/kernel")),
-        (small(head="sum"), members_of(small(head="sum"), classes=3), bags_of(FEATURES), ("members", "head/kernel")),
-    ],
-)
-def test_members_of_another_model_or_of_other_instances_are_refused(config, members, bags, parts):
-    assert_parts(message_of(check_members, build(config), members, bags), *parts)
-
-
-def test_members_know_how_many_they_are():
-    scaler = Scaler(np.zeros((3, 6), np.float32), np.ones((3, 6), np.float32))
-    assert members_of(SMALL).count == dataclasses.replace(members_of(SMALL), scaler=scaler).count == 3

@@ -305,7 +305,7 @@ def test_the_cache_is_in_the_users_folder_or_elsewhere_or_off(
         ("auto", tmp_path / "user/mil_jax/compiled"), ("here", tmp_path / "here"), ("off", None)
     ):  # fmt: skip
         processes.start_jax(Compute(compilation_cache=choice), 1)
-        assert jax.config.read("jax_compilation_cache_dir") == (folder and str(folder))
+        assert jax.config.values["jax_compilation_cache_dir"] == (folder and str(folder))
         assert folder is None or folder.is_dir()
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -99,7 +99,7 @@ class RunConfig:
     """Write report.html: settings, tables, figures, and the test bags to browse, on one page."""
     tensorboard: bool = aside(False)
     """Write event files for TensorBoard, which must be installed: pip install 'mil_jax[tensorboard]'."""
-    out: str | Path | None = aside(None)
+    out: Path | str | None = aside(None)  # in this order: an option is a path
     """The run folder; a new one under runs/ where not given."""
     compute: Compute = aside(Compute())
 
@@ -154,13 +154,19 @@ def check_seed(seed: int) -> None:
 
 
 def check_out(out: str | Path | None) -> None:
-    """Refuses an empty name of a folder, which would be the folder one stands in.
+    """Refuses an empty name of a folder, which would be the folder one stands in, and one that no folder can have.
 
     Raises:
         InputError: as said.
     """
-    if out is not None and str(out) in ("", "."):
+    if out is None:
+        return
+    if str(out) in ("", ".") or "\0" in str(out):
         raise InputError("out", str(out), "expected the name of a folder")
+    try:
+        Path(out).exists()
+    except OSError as error:  # a name that is too long
+        raise InputError("out", str(out), f"expected the name of a folder ({error.strerror})") from None
 
 
 # ---- one flat record for files and commands ----

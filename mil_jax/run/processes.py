@@ -62,12 +62,12 @@ def join_processes(compute: Compute, members: int) -> None:
     if not compute.distributed and by_hand == (None, None, None):
         return
     if not compute.distributed and None in by_hand:
-        remedy = "give --coordinator, --processes and --process-id together, or --distributed"
-        raise InputError("coordinator", compute.coordinator, remedy)
+        expected = "expected --coordinator, --processes and --process-id together, or --distributed"
+        raise InputError("coordinator", compute.coordinator, expected)
     if compute.processes is not None and compute.processes > members:
-        raise InputError("processes", compute.processes, f"use at most {members}, the number of members")
+        raise InputError("processes", compute.processes, f"expected at most {members}, the number of members")
     if compute.process_id is not None and not 0 <= compute.process_id < (compute.processes or 0):
-        raise InputError("process_id", compute.process_id, f"use 0 to {(compute.processes or 1) - 1}")
+        raise InputError("process_id", compute.process_id, f"expected 0 to {(compute.processes or 1) - 1}")
     say_why_on_abort()
     # JAX's own handler of SIGTERM would swallow it wherever `stop_requests` is not at work.
     jax.config.update("jax_enable_preemption_service", False)
@@ -79,7 +79,7 @@ def join_processes(compute: Compute, members: int) -> None:
         name = "distributed" if compute.coordinator is None else "coordinator"
         raise InputError(name, getattr(compute, name), remedy) from error
     if jax.process_count() > members:
-        raise InputError("processes", jax.process_count(), f"use at most {members}, the number of members")
+        raise InputError("processes", jax.process_count(), f"expected at most {members}, the number of members")
 
 
 class Interrupted(Exception):
@@ -174,5 +174,5 @@ def cache_folder(choice: str) -> Path | None:
     except OSError as error:
         if choice == "auto":
             return None
-        raise InputError("compilation_cache", choice, f"name a folder that can be made ({error}), or off") from None
+        raise InputError("compilation_cache", choice, f"expected a folder that can be made ({error}), or off") from None
     return folder
