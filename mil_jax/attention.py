@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mil_jax.ranks import counts_above
-from mil_jax.record import record
+from mil_jax.record import Values, record
 
 # Slots of the bags that `stats_of_bags` takes at a time.
 SLOTS_AT_A_TIME = 2048
@@ -55,19 +55,19 @@ class AttentionStats:
             something.
     """
 
-    entropy: Array
-    normalized_entropy: Array
-    effective_instances: Array
-    largest_weight: Array
-    gini: Array
-    positive_mass: Array
-    hit_at_1: Array
-    precision_at_positives: Array
-    instance_auc: Array
-    average_precision: Array
-    kl_uniform: Array
-    has_positive: Array
-    has_both: Array
+    entropy: Values
+    normalized_entropy: Values
+    effective_instances: Values
+    largest_weight: Values
+    gini: Values
+    positive_mass: Values
+    hit_at_1: Values
+    precision_at_positives: Values
+    instance_auc: Values
+    average_precision: Values
+    kl_uniform: Values
+    has_positive: Values
+    has_both: Values
 
 
 @record
@@ -96,11 +96,11 @@ class MemberAgreement:
             A member with several top instances splits its vote equally.
     """
 
-    mean: Array
-    std: Array
-    rank_agreement: Array
-    jensen_shannon: Array
-    top_stability: Array
+    mean: Values
+    std: Values
+    rank_agreement: Values
+    jensen_shannon: Values
+    top_stability: Values
 
 
 def attention_stats(

@@ -15,12 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mil_jax.errors import InputError, as_array, check_whole, checked
-from mil_jax.record import record, static
+from mil_jax.record import Values, record, static
 
 UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
 ABSENT = -1  # the label of a place for a bag where there is none
-
-Values = np.ndarray | Array
 
 
 @record

@@ -17,7 +17,7 @@ from mil_jax.bags import Bags
 from mil_jax.errors import check_whole, checked
 from mil_jax.evaluation import Evaluation, check_predicted, flatten, judge
 from mil_jax.model import Prediction
-from mil_jax.record import record
+from mil_jax.record import Values, record
 
 # What `gains` tells of each size, as `flatten` names it.
 GAINS = ("bags_loss", "bags_accuracy", "bags_auc", "bags_brier", "bags_calibration_error", "positive_hit_at_1")
@@ -38,12 +38,12 @@ class Disagreement:
         uncertainty_auc: the same of 1 - the ensemble's largest probability [], which needs no members to be told apart.
     """
 
-    votes: jax.Array
-    information: jax.Array
-    wrong: jax.Array
-    votes_auc: jax.Array
-    information_auc: jax.Array
-    uncertainty_auc: jax.Array
+    votes: Values
+    information: Values
+    wrong: Values
+    votes_auc: Values
+    information_auc: Values
+    uncertainty_auc: Values
 
 
 @checked
@@ -163,7 +163,7 @@ def gains(
     check_whole("subsets", subsets, 1)
     rows = []
     for size in sizes_up_to(members) if sizes is None else sizes:
-        check_whole("sizes", size, 1, members)
+        check_whole("size", size, 1, members)
         drawn = random_subsets(jax.random.fold_in(key, size), members, size, subsets)
         scores = flatten(judge_subsets(predicted, bags, drawn))
         for name in GAINS:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mil_jax.errors import InputError, check_whole
 from mil_jax.ranks import counts_above
-from mil_jax.record import record
+from mil_jax.record import Values, record
 
 Label = Int[Array, " B"] | Bool[Array, " B"]
 Where = Bool[Array, " B"] | None
@@ -40,15 +40,15 @@ class BagMetrics:
         calibration_error: expected calibration error with 15 bins.
     """
 
-    loss: Array
-    accuracy: Array
-    auc: Array
-    precision: Array
-    recall: Array
-    f1: Array
-    average_precision: Array
-    brier: Array
-    calibration_error: Array
+    loss: Values
+    accuracy: Values
+    auc: Values
+    precision: Values
+    recall: Values
+    f1: Values
+    average_precision: Values
+    brier: Values
+    calibration_error: Values
 
 
 @record
@@ -61,9 +61,9 @@ class Reliability:
         count: number of bags in each bin ``[bins]``.
     """
 
-    confidence: Array
-    accuracy: Array
-    count: Array
+    confidence: Values
+    accuracy: Values
+    count: Values
 
 
 def bag_metrics(probability: Float[Array, "B C"], label: Int[Array, " B"], where: Where = None) -> BagMetrics:

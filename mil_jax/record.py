@@ -10,8 +10,11 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
+
+Values = np.ndarray | jax.Array  # what the arrays of a record may be
 
 
 def static(*, default: Any = dataclasses.MISSING) -> Any:

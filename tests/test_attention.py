@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import member
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -28,11 +29,11 @@ assert FEW <= PAIRWISE_SLOTS < MANY, "the two sizes take the two routes"
 TOLERANCE = {"float64": {"rtol": 0, "atol": 1e-9}, "float32": {"rtol": 4e-6, "atol": 1e-6}}
 
 
-def random_bags(seed: int, slots: int, dtype: str, levels: int):
+def random_bags(seed: int, slots: int, dtype: str = "float32", levels: int = 4):
     """Weights with ties, holes in the mask, empty and one-instance bags, unknown labels."""
     rng = np.random.default_rng(seed)
     mask = rng.random((CASES, slots)) < rng.choice([0.0, 0.2, 0.8, 1.0], (CASES, 1), p=[0.05, 0.15, 0.5, 0.3])
-    raw = np.where(mask, rng.integers(0, levels, (CASES, slots)), 0) + np.where(mask, 0.1, 0)
+    raw = np.where(mask, rng.integers(0, levels, (CASES, slots)) + 0.1, 0)
     weight = (raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-9)).astype(dtype)
     label = rng.choice([1, 0, -1], (CASES, slots), p=[0.4, 0.5, 0.1])
     return weight, mask, np.where(mask, label, -1)
@@ -50,58 +51,72 @@ def expected_share_of_top(weight, positive):
 def reference_stats(weight, mask, label) -> dict[str, Any]:
     fields: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(AttentionStats)), 0.0)
     weight, label = weight[mask].astype(np.float64), label[mask]
-    n, positive = len(weight), label == 1
+    n, positive, known = len(weight), label == 1, label >= 0
     if n == 0:
         return fields
-    fields["entropy"] = float(scipy.stats.entropy(weight))
-    fields["normalized_entropy"] = fields["entropy"] / np.log(n) if n > 1 else 0.0
-    fields["effective_instances"] = np.prod([w**-w for w in weight if w > 0])
-    fields["largest_weight"] = max(weight)
-    fields["gini"] = sum(abs(a - b) for a in weight for b in weight) / (2 * n * sum(weight))
-    fields["kl_uniform"] = float(scipy.stats.entropy(weight, np.full(n, 1 / n)))
+    entropy = float(scipy.stats.entropy(weight))
+    fields |= {
+        "entropy": entropy,
+        "normalized_entropy": entropy / np.log(n) if n > 1 else 0.0,
+        "effective_instances": np.prod([w**-w for w in weight if w > 0]),
+        "largest_weight": max(weight),
+        "gini": np.abs(weight[:, None] - weight).sum() / (2 * n * sum(weight)),
+        "kl_uniform": float(scipy.stats.entropy(weight, np.full(n, 1 / n))),
+    }
     if positive.any():
-        fields["has_positive"] = 1.0
-        fields["positive_mass"] = sum(weight[positive])
-        fields["hit_at_1"] = positive[weight == max(weight)].mean()
-        fields["precision_at_positives"] = expected_share_of_top(weight, positive)
+        fields |= {
+            "has_positive": 1.0,
+            "positive_mass": sum(weight[positive]),
+            "hit_at_1": positive[weight == max(weight)].mean(),
+            "precision_at_positives": expected_share_of_top(weight, positive),
+        }
     if positive.any() and (label == 0).any():
-        known = label >= 0
-        fields["has_both"] = 1.0
-        fields["instance_auc"] = roc_auc_score(label[known], weight[known])
-        fields["average_precision"] = average_precision_score(label[known], weight[known])
+        fields |= {
+            "has_both": 1.0,
+            "instance_auc": roc_auc_score(label[known], weight[known]),
+            "average_precision": average_precision_score(label[known], weight[known]),
+        }
     return fields
 
 
+def assert_agrees(got, cases, reference, dtype):
+    """Asserts that a record of arrays holds, case by case, what a reference says of the fields it knows."""
+    expected = [reference(*case) for case in zip(*cases, strict=True)]
+    for name in expected[0]:
+        wanted = np.array([fields[name] for fields in expected])
+        np.testing.assert_allclose(getattr(got, name), wanted, err_msg=name, **TOLERANCE[dtype])
+
+
+def assert_values(got, **wanted):
+    values = {name: float(getattr(got, name)) for name in wanted}
+    assert values == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
 def assert_same(got, wanted, **tolerance):
-    for field in dataclasses.fields(got):
-        np.testing.assert_allclose(
-            getattr(got, field.name), getattr(wanted, field.name), err_msg=field.name, **tolerance
-        )
+    for name, value in vars(got).items():
+        np.testing.assert_allclose(value, getattr(wanted, name), err_msg=name, **tolerance)
 
 
 @pytest.mark.parametrize(
     ("slots", "levels", "dtype"), [(FEW, 4, "float64"), (FEW, 4, "float32"), (MANY, 30, "float64")]
 )
 def test_statistics_equal_the_references_on_random_masked_bags(slots, levels, dtype):
-    weight, mask, label = random_bags(slots, slots, dtype, levels)
+    bags = random_bags(slots, slots, dtype, levels)
     with jax.enable_x64(dtype == "float64"):
-        stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label))))
+        stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, bags)))
     assert stats.entropy.dtype == dtype
-    expected = [reference_stats(*bag) for bag in zip(weight, mask, label, strict=True)]
-    assert 0 < sum(fields["has_both"] for fields in expected) < CASES
-    for name in expected[0]:
-        reference = np.array([fields[name] for fields in expected])
-        np.testing.assert_allclose(getattr(stats, name), reference, err_msg=name, **TOLERANCE[dtype])
+    assert 0 < sum(stats.has_both) < CASES
+    assert_agrees(stats, bags, reference_stats, dtype)
 
 
 @st.composite
 def bags(draw):
     """One bag of up to FEW instances: integer weights (many ties) made to sum to one."""
-    slots = st.lists(st.booleans(), min_size=FEW, max_size=FEW)
-    mask = np.array(draw(slots))
-    raw = np.array(draw(st.lists(st.integers(0, 5), min_size=FEW, max_size=FEW))) * mask
-    weight = raw if raw.sum() else mask
-    label = np.array(draw(st.lists(st.sampled_from([1, 0, -1]), min_size=FEW, max_size=FEW)))
+    mask, raw, label = (
+        np.array(draw(st.lists(values, min_size=FEW, max_size=FEW)))
+        for values in (st.booleans(), st.integers(0, 5), st.sampled_from([1, 0, -1]))
+    )
+    weight = raw * mask if (raw * mask).sum() else mask
     return (weight / max(weight.sum(), 1)).astype(np.float32), mask, np.where(mask, label, -1)
 
 
@@ -144,40 +159,25 @@ def test_everything_is_finite_and_in_range(bag):
 def test_a_bag_worked_out_by_hand():
     stats = STATS(jnp.array([0.5, 0.25, 0.25]), jnp.ones(3, bool), jnp.array([0, 1, 0]))
     wanted = {
-        "entropy": 1.5 * np.log(2),
-        "normalized_entropy": 1.5 * np.log(2) / np.log(3),
-        "effective_instances": 2**1.5,
-        "largest_weight": 0.5,
-        "gini": 1 / 6,
-        "positive_mass": 0.25,
-        "hit_at_1": 0.0,
-        "precision_at_positives": 0.0,
-        "instance_auc": 0.25,
-        "average_precision": 1 / 3,
-        "kl_uniform": np.log(3) - 1.5 * np.log(2),
-        "has_positive": 1.0,
-        "has_both": 1.0,
-    }
-    got = {name: float(getattr(stats, name)) for name in wanted}
-    assert got == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+        "entropy": 1.5 * np.log(2), "normalized_entropy": 1.5 * np.log(2) / np.log(3), "effective_instances": 2**1.5,
+        "largest_weight": 0.5, "gini": 1 / 6, "kl_uniform": np.log(3) - 1.5 * np.log(2), "positive_mass": 0.25,
+        "hit_at_1": 0, "precision_at_positives": 0, "instance_auc": 0.25, "average_precision": 1 / 3,
+        "has_positive": 1, "has_both": 1,
+    }  # fmt: skip
+    assert_values(stats, **wanted)
     assert len(wanted) == len(dataclasses.fields(stats))
 
 
 def test_uniform_attention_finds_positives_as_often_as_chance_does():
     stats = STATS(jnp.full(4, 0.25), jnp.ones(4, bool), jnp.array([0, 0, 1, 0]))
-    assert float(stats.gini) == 0 and float(stats.kl_uniform) == pytest.approx(0, abs=1e-6)
-    assert float(stats.normalized_entropy) == pytest.approx(1)
-    chance = stats.hit_at_1, stats.precision_at_positives, stats.average_precision
-    np.testing.assert_allclose(chance, 0.25)
-    assert float(stats.instance_auc) == 0.5
+    assert_values(stats, gini=0, kl_uniform=0, normalized_entropy=1, instance_auc=0.5)
+    assert_values(stats, hit_at_1=0.25, precision_at_positives=0.25, average_precision=0.25)
 
 
 def test_one_instance_has_all_the_weight_and_no_spread():
     stats = STATS(jnp.array([0.0, 1.0, 0.0]), jnp.array([False, True, False]), jnp.array([-1, 1, -1]))
-    assert float(stats.entropy) == float(stats.normalized_entropy) == float(stats.gini) == 0
-    assert float(stats.effective_instances) == float(stats.largest_weight) == 1
-    assert float(stats.hit_at_1) == float(stats.precision_at_positives) == 1
-    assert float(stats.has_positive) == 1 and float(stats.has_both) == 0
+    assert_values(stats, entropy=0, normalized_entropy=0, gini=0, effective_instances=1, largest_weight=1)
+    assert_values(stats, hit_at_1=1, precision_at_positives=1, has_positive=1, has_both=0)
 
 
 def test_a_bag_without_instances_is_all_zeros():
@@ -193,42 +193,30 @@ def test_weights_that_are_not_numbers_do_not_pass_for_low_entropy():
 
 
 def test_half_precision_counts_large_bags_right():
-    slots = 300
-    attention = jnp.full(slots, 1 / slots, jnp.bfloat16)
-    stats = STATS(attention, jnp.ones(slots, bool), jnp.arange(slots) % 2)
+    stats = STATS(jnp.full(300, 1 / 300, jnp.bfloat16), jnp.ones(300, bool), jnp.arange(300) % 2)
     assert stats.entropy.dtype == jnp.float32
-    assert float(stats.gini) == 0 and float(stats.instance_auc) == 0.5
-    assert float(stats.precision_at_positives) == 0.5
+    assert_values(stats, gini=0, instance_auc=0.5, precision_at_positives=0.5)
 
 
 def test_means_count_only_the_bags_that_define_a_statistic():
-    weight, mask, label = random_bags(1, FEW, "float32", 4)
-    stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label))))
+    stats = jax.device_get(STATS_OF_BAGS(*map(jnp.asarray, random_bags(1, FEW))))
     where = np.random.default_rng(2).random(CASES) < 0.5
     mean = MEAN_STATS(stats, jnp.asarray(where))
-    with_both, with_positive = stats.has_both > 0, stats.has_positive > 0
-    assert with_both.sum() < with_positive.sum() < CASES
-    defined: dict[str, np.ndarray] = {
-        "instance_auc": with_both,
-        "average_precision": with_both,
-        "positive_mass": with_positive,
-        "hit_at_1": with_positive,
-        "precision_at_positives": with_positive,
-    }
-    for field in dataclasses.fields(AttentionStats):
-        counted = getattr(stats, field.name)[where & defined.get(field.name, True)]
-        np.testing.assert_allclose(getattr(mean, field.name), counted.mean(), rtol=1e-5)
+    both, positive = stats.has_both > 0, stats.has_positive > 0
+    assert both.sum() < positive.sum() < CASES
+    defined: dict[str, Any] = dict.fromkeys(("instance_auc", "average_precision"), both)
+    defined |= dict.fromkeys(("positive_mass", "hit_at_1", "precision_at_positives"), positive)
+    for name, values in vars(stats).items():
+        counted = values[where & defined.get(name, True)]
+        np.testing.assert_allclose(getattr(mean, name), counted.mean(), rtol=1e-5)
 
 
 def test_means_by_label_are_means_of_the_subsets():
-    weight, mask, label = random_bags(3, FEW, "float32", 4)
-    stats = STATS_OF_BAGS(*map(jnp.asarray, (weight, mask, label)))
+    stats = STATS_OF_BAGS(*map(jnp.asarray, random_bags(3, FEW)))
     bag_label, where = jnp.arange(CASES) % 3, jnp.arange(CASES) < 120
     split = stats_by_label(stats, bag_label, where)
-    positive = jax.tree.map(lambda field: field[where & (bag_label > 0)], stats)
-    negative = jax.tree.map(lambda field: field[where & (bag_label == 0)], stats)
-    assert_same(split.positive, MEAN_STATS(positive), rtol=1e-5)
-    assert_same(split.negative, MEAN_STATS(negative), rtol=1e-5)
+    for got, counted in ((split.positive, where & (bag_label > 0)), (split.negative, where & (bag_label == 0))):
+        assert_same(got, MEAN_STATS(member(stats, counted)), rtol=1e-5)
     assert not np.any(jax.tree.leaves(MEAN_STATS(stats, jnp.zeros(CASES, bool))))
 
 
@@ -256,46 +244,32 @@ def reference_agreement(weight, mask) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("slots", "dtype"), [(4, "float32"), (20, "float64")])
 def test_agreement_equals_the_references_on_random_masked_bags(slots, dtype):
-    members = 4
     rng = np.random.default_rng(slots)
     mask = rng.random((CASES, slots)) < rng.choice([0.3, 0.8, 1.0], (CASES, 1))
-    # Few levels in half of the cases, so that some members have weights that are all equal.
+    # Few levels in half of the cases, so that some of the four members have weights that are all equal.
     levels = np.where(np.arange(CASES) % 2, 2, 20)[:, None, None]
-    raw = (rng.integers(0, levels, (CASES, members, slots)) + 0.5) * mask[:, None]
+    raw = (rng.integers(0, levels, (CASES, 4, slots)) + 0.5) * mask[:, None]
     weight = (raw / np.maximum(raw.sum(axis=-1, keepdims=True), 0.1)).astype(dtype)
     with jax.enable_x64(dtype == "float64"):
-        got = jax.jit(jax.vmap(member_agreement))(jnp.asarray(weight), jnp.asarray(mask))
-        got = jax.device_get(got)
+        got = jax.device_get(jax.jit(jax.vmap(member_agreement))(jnp.asarray(weight), jnp.asarray(mask)))
     assert got.rank_agreement.dtype == got.top_stability.dtype == got.std.dtype == dtype
     exact = weight.astype(np.float64)
     np.testing.assert_allclose(got.mean, exact.mean(axis=1), **TOLERANCE[dtype])
     np.testing.assert_allclose(got.std, exact.std(axis=1, ddof=1), **TOLERANCE[dtype])
-    expected = [reference_agreement(*bag) for bag in zip(weight, mask, strict=True)]
-    for name in expected[0]:
-        reference = np.array([fields[name] for fields in expected])
-        np.testing.assert_allclose(getattr(got, name), reference, err_msg=name, **TOLERANCE[dtype])
+    assert_agrees(got, (weight, mask), reference_agreement, dtype)
 
 
-def test_members_that_say_the_same_agree_fully():
-    same = AGREEMENT(jnp.tile(jnp.array([0.2, 0.7, 0.1, 0.0]), (5, 1)), jnp.array([1, 1, 1, 0], bool))
-    np.testing.assert_allclose(same.std, 0, atol=1e-7)
-    summary = float(same.rank_agreement), float(same.jensen_shannon), float(same.top_stability)
-    assert summary == pytest.approx((1, 0, 1), abs=1e-6)
+AGREE = [
+    ([[0.2, 0.7, 0.1, 0.0]] * 5, [1, 1, 1, 0], (1, 0, 1)), ([[1.0, 0.0], [0.0, 1.0]], [1, 1], (-1, np.log(2), 0.5)),
+    ([[0.0, 1.0]] * 3, [0, 1], (1, 0, 1)), ([[0.3, 0.7]], [1, 1], (1, 0, 1)),
+]  # fmt: skip
 
 
-def test_members_that_say_the_opposite_disagree_fully():
-    got = AGREEMENT(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.ones(2, bool))
-    assert float(got.rank_agreement) == -1
-    assert float(got.jensen_shannon) == pytest.approx(np.log(2))
-    assert float(got.top_stability) == 0.5
-
-
-def test_one_instance_and_one_member_agree_with_themselves():
-    instance = AGREEMENT(jnp.tile(jnp.array([0.0, 1.0]), (3, 1)), jnp.array([False, True]))
-    assert float(instance.rank_agreement) == float(instance.top_stability) == 1
-    member = AGREEMENT(jnp.array([[0.3, 0.7]]), jnp.ones(2, bool))
-    assert float(member.rank_agreement) == float(member.top_stability) == 1
-    assert float(member.jensen_shannon) == 0 and not np.any(member.std)
+@pytest.mark.parametrize(("weights", "mask", "wanted"), AGREE, ids=["same", "opposite", "one instance", "one member"])
+def test_agreement_by_hand(weights, mask, wanted):
+    got = AGREEMENT(jnp.array(weights), jnp.array(mask, bool))
+    assert_values(got, **dict(zip(("rank_agreement", "jensen_shannon", "top_stability"), wanted, strict=True)))
+    assert np.allclose(got.std, 0, atol=1e-7) == (wanted[1] == 0)
 
 
 def test_gradient_of_agreement_is_finite_where_members_coincide():
@@ -309,7 +283,6 @@ def test_gradient_of_agreement_is_finite_where_members_coincide():
 
 def test_memory_of_agreement_does_not_grow_with_pairs_of_members():
     members, slots = 128, 100
-    shapes = jnp.zeros((members, slots)), jnp.ones(slots, bool)
-    memory = AGREEMENT.lower(*shapes).compile().memory_analysis()
+    memory = AGREEMENT.lower(jnp.zeros((members, slots)), jnp.ones(slots, bool)).compile().memory_analysis()
     pairs_times_slots = members**2 * slots * 4
     assert memory is not None and memory.temp_size_in_bytes < pairs_times_slots / 3

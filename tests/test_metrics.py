@@ -1,7 +1,7 @@
 """Bag metrics: scikit-learn as reference, masks as relations, what undefined input gives."""
 
-import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,50 +40,41 @@ def random_probabilities(seed: int, bags: int, classes: int):
     return (np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)).astype(np.float32), label
 
 
-def reference_calibration_error(probability, label, bins):
+def reference_calibration_error(probability, label, bins=15):
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == label
-    edges = np.linspace(0, 1, bins + 1)
-    gaps = []
-    for low, high in itertools.pairwise(edges):
+    gaps = 0
+    for low, high in itertools.pairwise(np.linspace(0, 1, bins + 1)):
         inside = (confidence > low) & (confidence <= high)
-        if inside.any():
-            gaps.append(inside.sum() * abs(right[inside].mean() - confidence[inside].mean()))
-    return sum(gaps) / len(label)
+        gaps += abs(right[inside].sum() - confidence[inside].sum())
+    return gaps / len(label)
+
+
+def assert_equals_reference(metric, reference, value, label, where, **tolerance):
+    """Asserts that a metric of masked cases is the reference of what the mask leaves of each."""
+    got = jax.jit(jax.vmap(metric))(*map(jnp.asarray, (value, label, where)))
+    cases = zip(value, label, where, strict=True)
+    wanted = [reference(y[counted], x[counted]) for x, y, counted in cases]
+    np.testing.assert_allclose(got, wanted, **tolerance)
 
 
 @pytest.mark.parametrize(
     ("metric", "reference"),
-    [
-        (metrics.roc_auc, sk.roc_auc_score),
-        (metrics.average_precision, sk.average_precision_score),
-    ],
+    [(metrics.roc_auc, sk.roc_auc_score), (metrics.average_precision, sk.average_precision_score)],
 )
 def test_rankings_equal_scikit_learn_on_random_masked_scores(metric, reference):
-    score, label, where = random_scores(0)
     with jax.enable_x64(True):
-        got = jax.jit(jax.vmap(metric))(*map(jnp.asarray, (score, label, where)))
-        got = np.asarray(got)
-    cases = zip(score, label, where, strict=True)
-    wanted = [reference(y[counted], x[counted]) for x, y, counted in cases]
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-9)
+        assert_equals_reference(metric, reference, *random_scores(0), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("metric", "reference"),
-    [
-        (metrics.precision, sk.precision_score),
-        (metrics.recall, sk.recall_score),
-        (metrics.f1, sk.f1_score),
-    ],
+    [(metrics.precision, sk.precision_score), (metrics.recall, sk.recall_score), (metrics.f1, sk.f1_score)],
 )
 def test_decisions_equal_scikit_learn_on_random_masked_predictions(metric, reference):
     score, label, where = random_scores(1)
     prediction = (score > np.median(score, axis=1, keepdims=True)).astype(int)
     prediction[0] = 0
-    got = jax.jit(jax.vmap(metric))(*map(jnp.asarray, (prediction, label, where)))
-    cases = zip(prediction, label, where, strict=True)
-    wanted = [reference(y[counted], x[counted], zero_division=0.0) for x, y, counted in cases]
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert_equals_reference(metric, partial(reference, zero_division=0.0), prediction, label, where, rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -92,9 +83,8 @@ def test_bag_metrics_equal_scikit_learn(classes):
     got = jax.device_get(BAG_METRICS(jnp.asarray(probability), jnp.asarray(label)))
     prediction, exact = probability.argmax(axis=1), probability.astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
-    average, score, truth = "binary", exact[:, 1], label
-    if classes > 2:
-        average, score, truth = "macro", exact, np.eye(classes)[label]
+    one_hot = np.eye(classes)[label]
+    average, score, truth = ("macro", exact, one_hot) if classes > 2 else ("binary", exact[:, 1], label)
     wanted = {
         "loss": sk.log_loss(label, exact),
         "accuracy": sk.accuracy_score(label, prediction),
@@ -103,10 +93,10 @@ def test_bag_metrics_equal_scikit_learn(classes):
         "precision": sk.precision_score(label, prediction, average=average),
         "recall": sk.recall_score(label, prediction, average=average),
         "f1": sk.f1_score(label, prediction, average=average),
-        "brier": np.mean(np.sum((exact - np.eye(classes)[label]) ** 2, axis=1)),
-        "calibration_error": reference_calibration_error(exact, label, 15),
+        "brier": np.mean(np.sum((exact - one_hot) ** 2, axis=1)),
+        "calibration_error": reference_calibration_error(exact, label),
     }
-    assert len(wanted) == len(dataclasses.fields(got))
+    assert wanted.keys() == vars(got).keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(getattr(got, name), value, rtol=3e-6, err_msg=name)
 
@@ -114,19 +104,16 @@ def test_bag_metrics_equal_scikit_learn(classes):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6))
 def test_a_masked_call_equals_the_call_on_the_subset(seed):
-    bags, classes = 12, 3
-    probability, label = random_probabilities(seed, bags, classes)
+    probability, label = random_probabilities(seed, 12, 3)
     # Ties, and a fixed size of the subset so that it compiles once.
     probability = np.round(probability, 1).astype(np.float32)
-    kept = np.sort(np.random.default_rng(seed).permutation(bags)[:7])
-    hidden = np.ones(bags, bool)
-    hidden[kept] = False
+    kept = np.sort(np.random.default_rng(seed).permutation(12)[:7])
+    where = np.isin(np.arange(12), kept)
     subset = BAG_METRICS(jnp.asarray(probability[kept]), jnp.asarray(label[kept]))
-    probability[hidden] = np.nan
-    masked = BAG_METRICS(jnp.asarray(probability), jnp.asarray(label), jnp.asarray(~hidden))
-    for field in dataclasses.fields(subset):
-        pair = getattr(masked, field.name), getattr(subset, field.name)
-        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6, err_msg=field.name)
+    probability[~where] = np.nan
+    masked = BAG_METRICS(jnp.asarray(probability), jnp.asarray(label), jnp.asarray(where))
+    for name, value in vars(subset).items():
+        np.testing.assert_allclose(getattr(masked, name), value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @settings(deadline=None, max_examples=30)
@@ -136,9 +123,8 @@ def test_auc_is_antisymmetric_and_blind_to_monotone_maps(seed):
     score = jnp.asarray(rng.integers(0, 6, BAGS), jnp.float32)
     label = jnp.asarray(np.append([0, 1], rng.integers(0, 2, BAGS - 2)))
     auc = float(AUC(score, label))
-    assert float(AUC(-score, label)) == pytest.approx(1 - auc, abs=1e-6)
-    assert float(AUC(score, 1 - label)) == pytest.approx(1 - auc, abs=1e-6)
-    assert float(AUC(jnp.exp(score / 2), label)) == pytest.approx(auc, abs=1e-6)
+    got = [AUC(-score, label), AUC(score, 1 - label), AUC(jnp.exp(score / 2), label)]
+    np.testing.assert_allclose(got, [1 - auc, 1 - auc, auc], rtol=0, atol=1e-6)
 
 
 def test_rankings_worked_out_by_hand():
@@ -150,42 +136,37 @@ def test_rankings_worked_out_by_hand():
 def test_undefined_metrics_are_nan_and_not_a_number_to_believe():
     score, ones, none = jnp.array([0.2, 0.4, 0.4, 0.7]), jnp.ones(4, int), jnp.zeros(4, bool)
     diverged, label = score.at[0].set(jnp.nan), jnp.array([0, 1, 0, 1])
-    assert np.isnan(AUC(score, ones))
-    assert np.isnan(AUC(score, 1 - ones))
-    assert np.isnan(AUC(diverged, label))
-    assert np.isnan(AVERAGE_PRECISION(score, 1 - ones))
-    assert np.isnan(AVERAGE_PRECISION(diverged, label))
+    undefined = [AUC(score, ones), *(metric(*given) for metric in (AUC, AVERAGE_PRECISION)
+                                     for given in ((score, 1 - ones), (diverged, label)))]  # fmt: skip
+    assert np.isnan(undefined).all() and len(undefined) == 5
     assert float(AVERAGE_PRECISION(score, ones)) == 1
-    probability = jnp.stack([1 - score, score], axis=1)
-    nothing = jax.device_get(BAG_METRICS(probability, label, none))
+    nothing = jax.device_get(BAG_METRICS(jnp.stack([1 - score, score], axis=1), label, none))
     zero_by_custom = {"precision": 0, "recall": 0, "f1": 0}
-    for field in dataclasses.fields(nothing):
-        wanted = zero_by_custom.get(field.name, np.nan)
-        np.testing.assert_equal(float(getattr(nothing, field.name)), wanted, err_msg=field.name)
+    for name, value in vars(nothing).items():
+        np.testing.assert_equal(float(value), zero_by_custom.get(name, np.nan), err_msg=name)
 
 
 def test_classes_that_do_not_occur_leave_the_mean_auc_to_the_others():
     probability, label = random_probabilities(3, 300, 3)
     label[label == 2] = 0
     got = BAG_METRICS(jnp.asarray(probability), jnp.asarray(label))
-    each = [sk.roc_auc_score(label == c, probability[:, c]) for c in (0, 1)]
-    assert float(got.auc) == pytest.approx(np.mean(each), rel=1e-6)
+    cases = [(label == c, probability[:, c]) for c in (0, 1)]
+    assert float(got.auc) == pytest.approx(np.mean([sk.roc_auc_score(*case) for case in cases]), rel=1e-6)
     # Average precision of a class without bags is undefined as well; its recall counts as 0.
-    each = [sk.average_precision_score(label == c, probability[:, c]) for c in (0, 1)]
-    assert float(got.average_precision) == pytest.approx(np.mean(each), rel=1e-6)
-    each = [np.mean(probability.argmax(axis=1)[label == c] == c) for c in (0, 1)]
-    assert float(got.recall) == pytest.approx(sum(each) / 3, rel=1e-6)
+    wanted = np.mean([sk.average_precision_score(*case) for case in cases])
+    assert float(got.average_precision) == pytest.approx(wanted, rel=1e-6)
+    recall = sk.recall_score(label, probability.argmax(axis=1), average="macro", labels=[0, 1])
+    assert float(got.recall) == pytest.approx(recall * 2 / 3, rel=1e-6)
 
 
 def test_a_certain_mistake_costs_a_finite_loss_with_a_finite_gradient():
     probability, label = jnp.array([[1.0, 0.0], [0.25, 0.75]]), jnp.array([1, 1])
     loss_and_gradient = jax.jit(jax.value_and_grad(metrics.negative_log_likelihood))
-    loss, gradient = loss_and_gradient(probability, label, jnp.ones(2, bool))
     eps = float(np.finfo(np.float32).eps)
-    assert float(loss) == pytest.approx(-(np.log(eps) + np.log(0.75)) / 2)
-    assert np.isfinite(gradient).all()
-    loss, gradient = loss_and_gradient(probability, label, jnp.zeros(2, bool))
-    assert np.isnan(loss) and np.isfinite(gradient).all()
+    for where, wanted in ((jnp.ones(2, bool), -(np.log(eps) + np.log(0.75)) / 2), (jnp.zeros(2, bool), np.nan)):
+        loss, gradient = loss_and_gradient(probability, label, where)
+        assert float(loss) == pytest.approx(wanted, nan_ok=True)
+        assert np.isfinite(gradient).all()
 
 
 def test_confusion_counts_equal_scikit_learn_and_skip_unknown_labels():
@@ -199,32 +180,30 @@ def test_confusion_counts_equal_scikit_learn_and_skip_unknown_labels():
 
 def test_reliability_worked_out_by_hand():
     confidence = np.array([0.55, 0.6, 0.95, 1.0, 1.0], np.float32)
-    probability = jnp.asarray(np.stack([1 - confidence, confidence], axis=1))
-    got = metrics.reliability(probability, jnp.array([1, 0, 1, 1, 0]), bins=10)
+    probability, label = jnp.asarray(np.stack([1 - confidence, confidence], axis=1)), jnp.array([1, 0, 1, 1, 0])
+    got = metrics.reliability(probability, label, bins=10)
     np.testing.assert_array_equal(got.count, [0, 0, 0, 0, 0, 2, 0, 0, 0, 3])
-    np.testing.assert_allclose(got.confidence[5], 0.575, rtol=1e-6)
-    np.testing.assert_allclose(got.accuracy[5], 0.5)
-    np.testing.assert_allclose(got.accuracy[9], 2 / 3, rtol=1e-6)
-    error = metrics.expected_calibration_error(probability, jnp.array([1, 0, 1, 1, 0]), bins=10)
+    np.testing.assert_allclose([got.confidence[5], got.accuracy[5], got.accuracy[9]], [0.575, 0.5, 2 / 3], rtol=1e-6)
+    error = metrics.expected_calibration_error(probability, label, bins=10)
     assert float(error) == pytest.approx((2 * 0.075 + 3 * (2.95 / 3 - 2 / 3)) / 5, rel=1e-5)
 
 
-def test_probabilities_and_calibration_equal_references_on_random_masked_cases():
-    """200 cases: negative log-likelihood, Brier score and calibration error to 1e-6 of scikit-learn and of a loop."""
-    rng = np.random.default_rng(9)
-    probability, label = random_probabilities(9, CASES * BAGS, 2)
-    probability = probability.reshape(CASES, BAGS, 2).astype(np.float64)
-    probability /= probability.sum(axis=-1, keepdims=True)
-    label, where = label.reshape(CASES, BAGS), rng.random((CASES, BAGS)) < 0.7
-    label[:, :2], where[:, :2] = [0, 1], True
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("loss", lambda y, p: sk.log_loss(y, p, labels=[0, 1])),
+        ("brier", lambda y, p: 2 * sk.brier_score_loss(y, p[:, 1])),
+        ("calibration_error", lambda y, p: reference_calibration_error(p, y)),
+    ],
+)
+def test_probabilities_and_calibration_equal_references_on_random_masked_cases(name, reference):
+    _, label, where = random_scores(9)
+    positive = np.random.default_rng(9).beta(1 + label, 2 - label).clip(1e-3, 1 - 1e-3)
+    probability = np.stack([1 - positive, positive], axis=-1)
     with jax.enable_x64(True):
-        got = jax.jit(jax.vmap(metrics.bag_metrics))(*map(jnp.asarray, (probability, label, where)))
-        got = jax.device_get(got)
-    for i in range(CASES):
-        p, y = probability[i][where[i]], label[i][where[i]]
-        np.testing.assert_allclose(got.loss[i], sk.log_loss(y, p, labels=[0, 1]), atol=1e-6)
-        np.testing.assert_allclose(got.brier[i], 2 * sk.brier_score_loss(y, p[:, 1]), atol=1e-6)
-        np.testing.assert_allclose(got.calibration_error[i], reference_calibration_error(p, y, 15), atol=1e-6)
+        assert_equals_reference(
+            lambda *case: getattr(metrics.bag_metrics(*case), name), reference, probability, label, where, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(

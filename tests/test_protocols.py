@@ -115,7 +115,7 @@ def test_the_threshold_that_classifies_most_validation_bags_right():
 @pytest.mark.parametrize(
     ("probability", "part"),
     [
-        (np.full((4, 3), 1 / 3), "(4, 3): expected the positive class alone"),
+        (np.full((4, 3), 1 / 3), "(4, 3)': expected a list of numbers"),
         (np.full(5, 0.5), "(5,): expected the positive class alone, (4,)"),
         (np.array([0.5, np.nan, 0.1, 0.2]), "expected probabilities"),
         (np.array([0.5, 1.5, 0.1, 0.2]), "expected probabilities"),

@@ -9,11 +9,13 @@ Axes: B bags, K slots per bag, S members, C classes.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from mil_jax.attention import attention_stats, member_agreement
 from mil_jax.plots import weight_frame, weight_scale
+from mil_jax.record import Values
 from mil_jax.report.parts import Gallery
 from mil_jax.report.sprites import Sprites, are_images, make_sprites
 
@@ -94,9 +96,9 @@ def judge(gallery: Gallery) -> Facts:
 
 
 @jax.jit
-def _judge_weights(attention: Array, mask: Array, truth: Array) -> tuple[Array, Array, Array, Array]:
+def _judge_weights(attention: Array, mask: Array, truth: Array) -> tuple[Values, Values, Values, Values]:
     agreement = jax.vmap(member_agreement, (1, 0))(attention, mask)
-    stats = jax.vmap(attention_stats)(agreement.mean, mask, truth)
+    stats = jax.vmap(attention_stats)(jnp.asarray(agreement.mean), mask, truth)
     return stats.normalized_entropy, agreement.jensen_shannon, agreement.mean, agreement.std
 
 
