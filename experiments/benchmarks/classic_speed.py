@@ -24,9 +24,10 @@ from typing import Any
 import jax
 import measure
 import numpy as np
+import peer_io
 
 from mil_jax import datasets
-from mil_jax.errors import InputError, RunError
+from mil_jax.errors import InputError
 from mil_jax.protocols import cross_validation
 from mil_jax.run import cli
 from mil_jax.run.folder import RunFolder
@@ -63,8 +64,7 @@ def main(config: Config) -> None:
     """Measures both and compares them."""
     if config.data_dir is None:
         raise InputError("data_dir", None, "expected the folder that holds the data sets")
-    if missing := measure.missing_packages(measure.TORCH):
-        raise RunError(measure.install_remedy(missing))
+    peer_io.require("torch")
     data = datasets.load_table_set(config.dataset, config.data_dir)
     measure.start(config.out)
     measure.warn_if_busy()

@@ -62,7 +62,7 @@ PEAK_BANDWIDTH = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Options):
     """Options of the benchmark."""
 
     sizes: str | None = None
@@ -83,17 +83,12 @@ class Config:
     """Timed epochs of each member of a peer in each round."""
     peak_gb_per_s: float | None = None
     """The accelerator's memory bandwidth, where its name does not tell."""
-    seed: int = 0
-    """Decides bags and members."""
-    train_bags: int = 1000
-    """Training bags, which is also the number of steps of an epoch."""
-    val_bags: int = 300
-    """Bags of a validation."""
     out: Path = field(default_factory=lambda: measure.default_out("ensemble_speed"))
     """The folder of the results."""
 
     def __post_init__(self) -> None:
-        measure.at_least(1, self, "rounds", "epochs", "peer_epochs", "train_bags", "val_bags")
+        super().__post_init__()
+        measure.at_least(1, self, "epochs", "peer_epochs")
         for name in ("sizes", "vmap_sizes", "sequential_sizes", "peer_sizes"):
             measure.sizes(name, getattr(self, name) or "")
         measure.chosen(PEERS, "peers", self.peers)
@@ -135,7 +130,7 @@ def plan(config: Config, backend: str) -> list[Case]:
     ]
     peers = [
         Case(way, members, config.peer_epochs)
-        for way in measure.installed(measure.chosen(PEERS, "peers", config.peers))
+        for way in measure.chosen(PEERS, "peers", config.peers)
         for members in measure.sizes("peer_sizes", config.peer_sizes)
         if members % way.copies == 0
     ]

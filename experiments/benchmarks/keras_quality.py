@@ -25,6 +25,7 @@ from typing import Any, Literal
 import jax
 import measure
 import numpy as np
+import peer_io
 
 from mil_jax import datasets
 from mil_jax.bags import Bags, stack_bags
@@ -80,7 +81,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains both on every draw and compares them."""
-    measure.check_keras(config.backend)
+    peer_io.require("keras", config.backend)
     make_cpu_devices(Compute())
     watch = Stopwatch()
     data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)

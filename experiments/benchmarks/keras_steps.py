@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
+import peer_io
 
 from mil_jax import datasets
 from mil_jax.bags import Bags, gather
@@ -48,7 +48,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Takes the steps with both and prints the largest differences."""
-    measure.check_keras(config.backend)
+    peer_io.require("keras", config.backend)
     key, data = jax.random.key(config.seed), datasets.load(datasets.SAMPLE)
     train = sample_splits(key, data, BagsConfig(train_bags=config.steps[-1])).train
     mil, hyper = build(), make_hyper(train)

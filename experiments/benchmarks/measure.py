@@ -9,7 +9,6 @@ The process that starts the others stays small, and so does its memory: a child'
 it, is never below what its parent held when it started it.
 """
 
-import importlib.util
 import json
 import os
 import shlex
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import peer_io
 
 from mil_jax.bags import gather
 from mil_jax.errors import InputError, RunError, check_whole
+from mil_jax.run.config import fields_of
 from mil_jax.run.folder import RunFolder, check_free
 from mil_jax.run.screen import say
 from mil_jax.sampling import Splits
@@ -60,14 +60,12 @@ class Way:
         name: what tables and figures call it.
         script: in this folder.
         options: of the script, besides those that every measurement gives.
-        packages: what it needs, and mil_jax does not.
         copies: processes at once, which share the members.
     """
 
     name: str
     script: str
     options: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
     copies: int = 1
 
     @property
@@ -90,46 +88,35 @@ PLACED = Way("mil_jax", "jax_worker.py", ("--way", "placed", "--parts", "both"))
 VMAP = Way("mil_jax, plain vmap", "jax_worker.py", ("--way", "vmap", "--parts", "train"))
 SEQUENTIAL = Way("mil_jax, one by one", "jax_worker.py", ("--way", "sequential", "--parts", "train"))
 ADAM = Way("Adam's update alone", "jax_worker.py", ("--way", "adam", "--parts", "train"))
-TORCH = Way("PyTorch", "torch_peer.py", ("--threads", "1"), ("torch",))
-TORCH_THREADS = Way(f"PyTorch, {CORES} threads", "torch_peer.py", ("--threads", str(CORES)), ("torch",))
-TORCH_PER_CORE = Way(f"PyTorch, {CORES} processes", "torch_peer.py", ("--threads", "1"), ("torch",), CORES)
-KERAS_TENSORFLOW = Way("Keras, TensorFlow", "keras_peer.py", ("--backend", "tensorflow"), ("keras", "tensorflow"))
-KERAS_JAX = Way("Keras, JAX", "keras_peer.py", ("--backend", "jax"), ("keras",))
-KERAS = {"tensorflow": KERAS_TENSORFLOW, "jax": KERAS_JAX}
-
-
-def missing_packages(way: Way) -> list[str]:
-    """What the way needs and is not installed."""
-    return [name for name in way.packages if importlib.util.find_spec(name) is None]
-
-
-def install_remedy(packages: Sequence[str]) -> str:
-    """What to do about packages that are missing."""
-    return f"{' and '.join(packages)} not installed: pip install 'mil_jax[peers]' (PyTorch's CPU build suffices)"
-
-
-def check_keras(backend: str) -> None:
-    """Refuses a backend of Keras that is not installed.
-
-    Raises:
-        InputError: as said.
-    """
-    if missing := missing_packages(KERAS[backend]):
-        raise InputError("backend", backend, install_remedy(missing))
-
-
-def installed(ways: Iterable[Way]) -> list[Way]:
-    """The ways that can be measured here; says a line about each of the others."""
-    kept = []
-    for way in ways:
-        if missing := missing_packages(way):
-            say(f"left out: {way.name}: {install_remedy(missing)}")
-        else:
-            kept.append(way)
-    return kept
+TORCH = Way("PyTorch", "torch_peer.py", ("--threads", "1"))
+TORCH_THREADS = Way(f"PyTorch, {CORES} threads", "torch_peer.py", ("--threads", str(CORES)))
+TORCH_PER_CORE = Way(f"PyTorch, {CORES} processes", "torch_peer.py", ("--threads", "1"), CORES)
+KERAS_TENSORFLOW = Way("Keras, TensorFlow", "keras_peer.py", ("--backend", "tensorflow"))
+KERAS_JAX = Way("Keras, JAX", "keras_peer.py", ("--backend", "jax"))
 
 
 # ---- options ----
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the benchmarks of speed have in common.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    rounds: int = 3
+    """How often each way is measured; the ways take turns."""
+    seed: int = 0
+    """Decides bags and members."""
+    train_bags: int = 1000
+    """Training bags, which is also the number of steps of an epoch."""
+    val_bags: int = 300
+    """Bags of a validation."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "rounds", "train_bags", "val_bags")
 
 
 def chosen(known: Mapping[str, tuple[Way, ...]], option: str, text: str) -> list[Way]:
@@ -398,7 +385,8 @@ def default_out(name: str) -> Path:
 
 def describe(config: Any) -> dict[str, Any]:
     """The command, its options and the machine, for `results.json`."""
-    return {"command": shlex.join(["python", *sys.argv]), "options": asdict(config), "usable_cores": CORES}
+    options = {name: value for name, value, _ in fields_of(config)}
+    return {"command": shlex.join(["python", *sys.argv]), "options": options, "usable_cores": CORES}
 
 
 def write_measured(config: Any, measured: Measured, rows: Sequence[Row], **more: Any) -> RunFolder:

@@ -35,29 +35,21 @@ FASTER_LOOP = "PyTorch, the faster loop"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(measure.Options):
     """Options of the benchmark."""
 
-    rounds: int = 3
-    """How often each way is measured; the ways take turns."""
     own_epochs: int = 20
     """Epochs of mil_jax in each round, the first of which does not count."""
     epochs: int = 5
     """Epochs of each peer in each round, the first of which does not count."""
     peers: str = "torch,keras-tensorflow,keras-jax"
     """Peers to compare with; '' for none."""
-    seed: int = 0
-    """Decides bags and members."""
-    train_bags: int = 1000
-    """Training bags, which is also the number of steps of an epoch."""
-    val_bags: int = 300
-    """Bags of a validation."""
     out: Path = field(default_factory=lambda: measure.default_out("member_speed"))
     """The folder of the results."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         measure.at_least(2, self, "own_epochs", "epochs")
-        measure.at_least(1, self, "rounds", "train_bags", "val_bags")
 
 
 def main(config: Config) -> None:
@@ -65,7 +57,7 @@ def main(config: Config) -> None:
     peers = measure.chosen(PEERS, "peers", config.peers)
     measure.start(config.out)
     cases = [Case(way, 1, config.own_epochs - 1) for way in (measure.PLACED, ONE_DEVICE)]
-    cases += [Case(way, 1, config.epochs - 1) for way in measure.installed(peers)]
+    cases += [Case(way, 1, config.epochs - 1) for way in peers]
     with measure.task_of(config) as task:
         measured = measure.measure_in_rounds(cases, task, config.rounds)
     rows = measure.summarize(measured.all)
