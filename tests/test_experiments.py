@@ -281,7 +281,9 @@ def test_stopped_killed_and_resumed_it_ends_as_if_nothing_had_happened(
     status, lines = resume()
     process.kill()
     process.communicate(timeout=300)
-    assert status == 2 and lines[-1].startswith(f"error: --out {out}: another process is running in it")
+    assert status == 2 and lines[-1].startswith(
+        f"error: --out {out}: expected another folder: another process is running in it"
+    )
     assert len(read_log(out)) >= 6 * MEMBERS and whole.startswith(log.read_bytes())
 
     def interrupt(*args: Any) -> None:

@@ -14,7 +14,7 @@ from mil_jax.bags import ABSENT, Bags, fit_scaler
 from mil_jax.optimizer import HyperConfig, make_hyper
 from mil_jax.protocols import choose_threshold, cross_validation, estimate, own_bags, pool_repeats, split_bags
 
-CASES = st.tuples(st.integers(3, 40), st.integers(3, 40), st.integers(2, 10), st.integers(1, 3), st.floats(0.05, 0.5))
+CASES = st.tuples(st.integers(3, 40), st.integers(3, 40), st.integers(2, 10), st.integers(1, 3), st.floats(0.05, 0.3))
 
 
 def held(places: np.ndarray) -> set[int]:

@@ -45,9 +45,11 @@ def after_training(
     figures = {
         "learning_curves": plots.learning_curves(
             info.train_loss, info.val_loss, info.train_accuracy, info.val_accuracy, best_epoch
-        ),
-        "attention_statistics": plots.attention_curves(stat_curves(info.positive, info.negative), best_epoch),
+        )
     }
+    panels = stat_curves(info.positive, info.negative)
+    if panels:  # none where all have diverged
+        figures["attention_statistics"] = plots.attention_curves(panels, best_epoch)
     if judged.diverged.all():
         return figures
     figures |= classification_figures(judged, test, class_names)
