@@ -89,15 +89,17 @@ class InstanceKind:
 
 @record
 class Scaler:
-    """Standardisation of features: (x - mean) * factor.
+    """What happens to features before the model sees them: (x - mean) * factor, of x or of x / |x|.
 
     Attributes:
         mean: of each feature.
         factor: 1 / standard deviation; 1 where that is 0 in what it was fitted on.
+        unit: 1 where each instance is divided by its Euclidean length first, 0 where not; None for a program without.
     """
 
     mean: Float[Values, "*members F"]
     factor: Float[Values, "*members F"]
+    unit: Float[Values, "*members"] | None = None
 
 
 # ---- instances ----
@@ -114,7 +116,12 @@ def gather(
     if jnp.issubdtype(pool.dtype, jnp.integer):
         return instances.astype(jnp.float32) / 255
     instances = instances.astype(jnp.float32)
-    return instances if scaler is None else (instances - scaler.mean) * scaler.factor
+    if scaler is None:
+        return instances
+    if scaler.unit is not None:
+        length = jnp.sqrt(jnp.sum(instances**2, axis=-1, keepdims=True))
+        instances = instances / jnp.where(scaler.unit > 0, jnp.where(length > 0, length, 1), 1)
+    return (instances - scaler.mean) * scaler.factor
 
 
 @checked
@@ -130,15 +137,29 @@ def fit_scaler(bags: Bags) -> Scaler:
     check_bags("bags", bags)
     if bags.pool.ndim != 2 or bags.kind.pixels:
         raise InputError("pool", f"{bags.pool.dtype} {bags.pool.shape}", "expected features [N, F] of floats")
-    pool, rows, mask = np.asarray(bags.pool, np.float64), np.asarray(bags.rows), np.asarray(bags.mask)
-    if not bags.by_member:
-        return Scaler(*_moments(pool, rows[mask]))
-    moments = [_moments(pool, member[held]) for member, held in zip(rows, mask, strict=True)]
-    return Scaler(*map(np.stack, zip(*moments, strict=True)))
+    rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
+    members = zip(rows, mask, strict=True) if bags.by_member else [(rows, mask)]
+    counts = np.stack([np.bincount(row[held], minlength=len(bags.pool)) for row, held in members])
+    mean, factor = _moments(np.asarray(bags.pool), counts)
+    return Scaler(mean, factor) if bags.by_member else Scaler(mean[0], factor[0])
 
 
-def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean, deviation = pool[rows].mean(axis=0), pool[rows].std(axis=0)
+CHUNK = 1024  # rows of the pool that are held as float64 at a time
+
+
+def _moments(pool: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and 1 / standard deviation [S, F] of the pool [N, F], row n counting counts[s, n] times; in one pass.
+
+    Sums are taken of what is left after the mean of the first rows, so that squares do not cancel.
+    """
+    shift, total = pool[:CHUNK].mean(axis=0, dtype=np.float64), np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    first, second = np.zeros((2, len(counts), pool.shape[1]))
+    for start in range(0, len(pool), CHUNK):
+        values, weight = pool[start : start + CHUNK] - shift, counts[:, start : start + CHUNK].astype(float)
+        first += weight @ values
+        second += weight @ (values * values)
+    mean = shift + first / total
+    deviation = np.sqrt(np.maximum(second / total - (first / total) ** 2, 0))
     constant = deviation <= 1e-7 * np.maximum(np.abs(mean), 1)  # but for rounding
     return mean.astype(np.float32), (1 / np.where(constant, 1, deviation)).astype(np.float32)
 
