@@ -61,7 +61,8 @@ class BagSet:
 
     Attributes:
         name: what the set is called.
-        x: ``[N, ...]`` uint8 images, or float features ``[N, D]``, which become float32.
+        x: ``[N, ...]`` uint8 images, or float features ``[N, D]``, float16 and float32 as they are, others
+            as float32.
         sizes: how many instances each bag has, at least 1; they sum to N.
         label: the class of each bag, from 0.
         bag_names: what each bag is called where it was read from.
@@ -92,7 +93,7 @@ class BagSet:
     def __post_init__(self) -> None:
         _check_texts(self)
         x = _values(self.x)
-        x = x if x.dtype == np.uint8 else x.astype(np.float32)
+        x = x if x.dtype in (np.uint8, np.float16) else x.astype(np.float32, copy=False)
         sizes = _whole("sizes", self.sizes, len(self.bag_names), low=1)
         if not len(x) == sizes.sum() > 0:
             raise InputError("sizes", sizes[:5].tolist(), f"expected {len(x)} instances in all, and at least one bag")
@@ -137,9 +138,8 @@ def _values(x: Any, argument: str = "x") -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.ndim < 2 or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
         got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
         raise InputError(argument, got, "expected an array [N, ...] of bytes or floats")
-    with np.errstate(over="ignore"):
-        if x.dtype.kind == "f" and not np.isfinite(x.astype(np.float32, copy=False)).all():
-            raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
+    if x.dtype.kind == "f" and not is_finite(x):
+        raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
     return x
 
 
