@@ -1,10 +1,9 @@
 """What attention weights say: per bag, over bags, and between members.
 
-The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact
-under masks (padding changes nothing), do not depend on the order of the instances, and are finite,
-with finite gradients, for finite weights: a statistic that a bag does not define is 0, and a flag
-says so. Attention is taken as the pooling gives it: not negative, 1 in sum over the mask. A weight
-that is not a number stays one in the entropy.
+The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact under masks (padding
+changes nothing), do not depend on the order of the instances, and are finite, with finite gradients, for finite
+weights: a statistic that a bag does not define is 0, and a flag says so. Attention is taken as the pooling gives it:
+not negative, 1 in sum over the mask. A weight that is not a number stays one in the entropy.
 
 Axes: K slots per bag · B bags · S members.
 """
@@ -27,15 +26,13 @@ SLOTS_AT_A_TIME = 2048
 class AttentionStats:
     """How one bag's attention is spread, and how well it finds the positive instances.
 
-    Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of
-    the bag's n instances, P of them known to be positive and N known to be negative. Instances of
-    unknown label take part in every ranking but those of `instance_auc` and `average_precision`,
-    and count as not positive.
+    Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of the bag's n
+    instances, P of them known to be positive and N known to be negative. Instances of unknown label take part in every
+    ranking but those of `instance_auc` and `average_precision`, and count as not positive.
 
     Attributes:
         entropy: H = -Σ a_i log a_i, in nats.
-        normalized_entropy: H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag
-            of one.
+        normalized_entropy: H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag of one.
         effective_instances: exp(H), the number of equally weighted instances with the same entropy.
         largest_weight: max a_i.
         gini: Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n.
@@ -44,15 +41,12 @@ class AttentionStats:
             weight, the share of positive instances among them.
         precision_at_positives: share of positive instances among the P largest weights; ties at the
             edge are broken in expectation, (places left) / (instances tied) to each.
-        instance_auc: (1 / (P N)) Σ over pairs of a positive i and a negative j of
-            [a_i > a_j] + [a_i = a_j] / 2.
+        instance_auc: (1 / (P N)) Σ over pairs of a positive i and a negative j of [a_i > a_j] + [a_i = a_j] / 2.
         average_precision: (1 / P) Σ over positive i of the share of positive instances among the
             known ones with a_j >= a_i, which is scikit-learn's definition.
         kl_uniform: KL(a || uniform) = log n - H, in nats.
-        has_positive: 1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives`
-            mean something.
-        has_both: 1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean
-            something.
+        has_positive: 1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives` mean something.
+        has_both: 1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean something.
     """
 
     entropy: Values
@@ -84,12 +78,10 @@ class MemberAgreement:
 
     Attributes:
         mean: mean weight of each slot over members ``[K]``.
-        std: standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for
-            one member.
-        rank_agreement: Spearman's rank correlation, with midranks for ties, averaged over all pairs
-            of members. A member whose weights are all equal has no order: it agrees fully (1) with
-            another such member and not at all (0) with any other. Hence 1 for a bag of one
-            instance; 1 for one member.
+        std: standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for one member.
+        rank_agreement: Spearman's rank correlation, with midranks for ties, averaged over all pairs of members. A
+            member whose weights are all equal has no order: it agrees fully (1) with another such member and not at all
+            (0) with any other. Hence 1 for a bag of one instance; 1 for one member.
         jensen_shannon: H(mean over members of a) - mean over members of H(a), in nats: 0 where all
             members give the same weights, at most log min(S, n).
         top_stability: share of members whose top instance is the one that most members put on top.
@@ -213,9 +205,8 @@ def stats_by_label(
 def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) -> MemberAgreement:
     """Compare the weights that members give the instances of one bag.
 
-    The formulas are at `MemberAgreement`. Memory grows with S K, not with pairs of members: for
-    unit vectors z_s of centred ranks, the mean of z_s · z_t over all pairs is
-    (|Σ z_s|² - S) / (S (S - 1)).
+    The formulas are at `MemberAgreement`. Memory grows with S K, not with pairs of members: for unit vectors z_s of
+    centred ranks, the mean of z_s · z_t over all pairs is (|Σ z_s|² - S) / (S (S - 1)).
 
     Args:
         attention: weights by each member, 1 in sum over the mask ``[S, K]``.

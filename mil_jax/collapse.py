@@ -22,17 +22,15 @@ def find_collapse(
 ) -> str | None:
     """Say whether one member's attention has collapsed and what to try, or return None.
 
-    Runs on the host. A collapse is weights that are not numbers; weights that are uniform on
-    positive bags; or all weight on one slot whatever the bag. The last takes for granted that
-    instances stand in random order in their bags. Bags of one instance tell nothing and are left
-    out. Mean pooling is uniform by definition: do not ask.
+    Runs on the host. A collapse is weights that are not numbers; weights that are uniform on positive bags; or all
+    weight on one slot whatever the bag. The last takes for granted that instances stand in random order in their bags.
+    Bags of one instance tell nothing and are left out. Mean pooling is uniform by definition: do not ask.
 
     Args:
         attention: weights of every bag, 1 in sum over the mask ``[B, K]``.
         mask: True where a slot holds an instance ``[B, K]``.
         label: label of every bag, positive where above 0 ``[B]``.
-        uniform_above: mean normalised entropy on positive bags above which attention counts as
-            uniform.
+        uniform_above: mean normalised entropy on positive bags above which attention counts as uniform.
         one_slot_above: mean weight of a slot above which all the weight counts as being on it.
     """
     held = np.asarray(mask)

@@ -36,8 +36,7 @@ def precision_recall_curve(
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     """Compute the points (recall, precision) of the precision-recall curve, on the host.
 
-    One point per distinct score, from high to low, so that recall rises to 1, after the point (0,
-    1).
+    One point per distinct score, from high to low, so that recall rises to 1, after the point (0, 1).
 
     Args:
         score: higher for bags that are more likely positive ``[B]``.

@@ -63,9 +63,8 @@ class Gallery:
 
     Attributes:
         title: heading of the part.
-        pool: every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown
-            (integers in 0..255, floats in 0..1, other floats stretched), of anything else, and of None, the weights
-            alone.
+        pool: every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown (integers in
+            0..255, floats in 0..1, other floats stretched), of anything else, and of None, the weights alone.
         rows: slot to row of the pool ``[B, K]``.
         mask: True where a slot holds an instance ``[B, K]``.
         label: class of each bag ``[B]``.
