@@ -40,11 +40,7 @@ from mil_jax.training import FitConfig
 
 @dataclass(frozen=True)
 class Config:
-    """Options of the sweep.
-
-    Raises:
-        InputError: a value out of range.
-    """
+    """Options of the sweep; a value out of range is an InputError."""
 
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3)
     """Learning rates of Adam, the rows of the grid."""

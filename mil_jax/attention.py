@@ -100,10 +100,7 @@ def attention_stats(
 ) -> AttentionStats:
     """Compute the statistics of one bag's attention; the formulas are at `AttentionStats`.
 
-    Args:
-        attention: weights, 1 in sum over the mask ``[K]``.
-        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
-        instance_label: 1 positive, 0 negative, -1 unknown or empty ``[K]``.
+    The weights are 1 in sum over the mask; a bag without an instance gets zeros everywhere.
     """
     weight = _weights(attention, mask)
     positive, negative = mask & (instance_label == 1), mask & (instance_label == 0)
@@ -149,15 +146,9 @@ def stats_of_bags(
 
 
 def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:
-    """Average the statistics over bags, each over the bags that define it.
+    """Average statistics [B] over the bags of `where`, each over those that define it; over no bag, it is 0.
 
-    `instance_auc` and `average_precision` are averaged over the bags with `has_both`,
-    `positive_mass`, `hit_at_1` and `precision_at_positives` over those with `has_positive`, all
-    others over all bags. The flags become shares of bags. An average over no bag is 0.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
-        where: the bags to average over ``[B]``; all if left out.
+    See `defined_where`; the flags become shares of bags.
     """
     if where is None:
         where = jnp.ones(stats.entropy.shape, bool)
@@ -165,13 +156,10 @@ def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) ->
 
 
 def defined_where(stats: AttentionStats) -> AttentionStats:
-    """For each statistic, True where the bag defines it.
+    """For each statistic of bags [B], True where the bag defines it.
 
     `instance_auc` and `average_precision` need `has_both`, `positive_mass`, `hit_at_1` and
     `precision_at_positives` need `has_positive`, all others nothing.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
     """
     always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
     with_positive, with_both = (jnp.asarray(share) > 0 for share in (stats.has_positive, stats.has_both))
@@ -188,13 +176,7 @@ def defined_where(stats: AttentionStats) -> AttentionStats:
 def stats_by_label(
     stats: AttentionStats, label: Int[Array, " B"], where: Bool[Array, " B"] | None = None
 ) -> StatsByLabel:
-    """Average the statistics over the positive bags (label > 0) and over the others.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
-        label: label of each bag ``[B]``.
-        where: the bags to count ``[B]``; all if left out.
-    """
+    """Average statistics [B] over the positive bags (label > 0) and over the others, of the bags of `where`."""
     where = jnp.ones(label.shape, bool) if where is None else where
     return StatsByLabel(
         positive=mean_stats(stats, where & (label > 0)),
@@ -203,14 +185,11 @@ def stats_by_label(
 
 
 def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) -> MemberAgreement:
-    """Compare the weights that members give the instances of one bag.
+    """Compare the weights that members give the instances of one bag; the formulas are at `MemberAgreement`.
 
-    The formulas are at `MemberAgreement`. Memory grows with S K, not with pairs of members: for unit vectors z_s of
-    centred ranks, the mean of z_s · z_t over all pairs is (|Σ z_s|² - S) / (S (S - 1)).
-
-    Args:
-        attention: weights by each member, 1 in sum over the mask ``[S, K]``.
-        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
+    The weights are 1 in sum over the mask; a bag without an instance gets zeros everywhere. Memory grows with S K,
+    not with pairs of members: for unit vectors z_s of centred ranks, the mean of z_s · z_t over all pairs is
+    (|Σ z_s|² - S) / (S (S - 1)).
     """
     weight = jax.vmap(_weights, (0, None))(attention, mask)
     mean, members = jnp.mean(weight, axis=0), weight.shape[0]

@@ -59,29 +59,18 @@ def augment_bag(
 def augment_patch(
     key: Key[Array, ""], patch: Float[Array, "H W 3"], variation: StainVariation = StainVariation()
 ) -> Float[Array, "H W 3"]:
-    """Turns and mirrors a square patch of values in [0, 1] at random, and varies its stains.
-
-    Args:
-        key: decides everything.
-        patch: ``[H, H, 3]`` red, green and blue.
-        variation: how much stains vary; with 0 and 0 the pixels stay what they are.
-
-    Raises:
-        InputError: the patch is not square.
-    """
+    """Turns and mirrors a square patch of values in [0, 1] at random, and varies its stains."""
     # In this order: XLA would compute the exponential of the stains anew for each of the symmetries' choices.
     key_symmetry, key_stain = jax.random.split(key)
     return vary_stains(key_stain, turn_or_mirror(key_symmetry, patch), variation)
 
 
 def turn_or_mirror(key: Key[Array, ""], patch: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """Draws one of the eight symmetries of the square: four rotations, each as it is or mirrored.
+    """Draws one of the eight symmetries of a square patch, four rotations, each as it is or mirrored.
 
     Each of them is a transposition or not, then rows reversed or not, then columns reversed or not. Three coins
-    choose among two arrays each; a branch for each rotation would compute all of them under `vmap`.
-
-    Raises:
-        InputError: the patch is not square.
+    choose among two arrays each; a branch for each rotation would compute all of them under `vmap`. A patch that is
+    not square is an InputError.
     """
     if patch.shape[0] != patch.shape[1]:
         raise InputError("patch", patch.shape, "expected as many rows as columns, for quarter turns")
@@ -97,12 +86,8 @@ def vary_stains(
     """Scales and shifts the amounts of haematoxylin and eosin in a patch of values in [0, 1].
 
     amount' = amount · max(0, 1 + scale · g) + shift · h, with g and h standard normal, drawn once for each stain and
-    patch. What is neither of the two stains stays. Values that leave [0, 1] are clipped.
-
-    Args:
-        key: decides g and h.
-        patch: ``[H, W, 3]`` red, green and blue.
-        variation: scale and shift; with 0 and 0 the patch comes back as it is.
+    patch. What is neither of the two stains stays. Values that leave [0, 1] are clipped; with a scale and a shift of
+    0 the patch comes back as it is.
     """
     if variation == StainVariation(0.0, 0.0):
         return patch

@@ -148,11 +148,7 @@ def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @checked
 def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
-    """The bags at `index` [M], in that order; the pool stays whole and shared.
-
-    Raises:
-        InputError: an index that is no whole number from 0 to B - 1.
-    """
+    """The bags at `index` [M], in that order; an index beyond 0 to B - 1 is an InputError. The pool stays shared."""
     at, count = as_array("index", index, whole=True), len(bags.label)
     if bags.by_member:
         raise InputError("bags", bags.rows.shape, "expected bags that all members share")
@@ -163,11 +159,7 @@ def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
 
 @checked
 def pad(bags: Bags, bag_size: int) -> Bags:
-    """The same bags with empty slots at the end, up to `bag_size` slots.
-
-    Raises:
-        InputError: `bag_size` is below the bags' present number of slots.
-    """
+    """The same bags with empty slots up to `bag_size` slots; an InputError if they have more already."""
     check_whole("bag_size", bag_size, bags.slots)
     widths = [(0, 0)] * (bags.rows.ndim - 1) + [(0, bag_size - bags.slots)]
     view = dataclasses.replace(

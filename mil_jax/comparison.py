@@ -64,13 +64,7 @@ def by_point(scores: Mapping[str, np.ndarray], points: int) -> list[dict[str, np
 
 
 def tabulate(points: Sequence[Point], measures: Sequence[str], seed: int = 0) -> list[Row]:
-    """A row for each measure and point: mean, standard deviation, 95 % interval, and the difference with its interval.
-
-    Args:
-        points: the points.
-        measures: what to tabulate.
-        seed: draws the resamples of the intervals.
-    """
+    """A row for each measure and point: mean, standard deviation, 95 % interval, and the difference with its own."""
     pairs = [(measure, point) for measure in measures for point in points]
     nothing = np.array([np.nan])
     columns = [point.scores[measure] for measure, point in pairs]

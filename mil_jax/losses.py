@@ -20,11 +20,7 @@ from mil_jax.errors import InputError, check_whole
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """A bag is of one of C classes.
-
-    Raises:
-        InputError: fewer than two classes.
-    """
+    """A bag is of one of C classes; fewer than two are an InputError."""
 
     count: int = 2
     """C."""
@@ -45,11 +41,7 @@ class Classes:
         return jnp.argmax(logits, axis=-1) == label
 
     def weights(self, label: Int[np.ndarray | Array, " B"]) -> Float[Array, " C"]:
-        """The weight of each class, B / (C * count of the class): rare classes count as much as frequent ones.
-
-        Raises:
-            InputError: a class that no bag has.
-        """
+        """The weight of each class, B / (C * count of the class); a class that no bag has is an InputError."""
         count = np.bincount(np.asarray(label), minlength=self.count)
         if (count == 0).any():
             missing = np.flatnonzero(count == 0).tolist()
@@ -61,11 +53,7 @@ class Classes:
         return jnp.asarray(len(label) / (self.count * count), jnp.float32)
 
     def check(self, label: Int[np.ndarray | Array, "..."], least: int = 0) -> None:
-        """Refuses labels that are no class.
-
-        Raises:
-            InputError: a label that is not `least` to C - 1; `least` is -1 where there may be no bag.
-        """
+        """Refuses, by an InputError, labels that are not `least` to C - 1; `least` is -1 where there may be no bag."""
         labels = np.asarray(label)
         wrong = labels[(labels < least) | (labels >= self.count)]
         if wrong.size:

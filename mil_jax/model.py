@@ -46,11 +46,7 @@ ATTENTION: tuple[Pooling, ...] = ("gated_attention", "attention")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The choices that make a model; as plain values, so that a run folder can hold them.
-
-    Raises:
-        InputError: a width below 1, or choices that are unknown or do not go together.
-    """
+    """The choices that make a model, as plain values; an InputError for those that do not go together."""
 
     encoder: Encoder = "mlp"
     """A multilayer perceptron, or convolutions for 28x28 images (LeNet) or 27x27x3 patches before it."""
@@ -236,11 +232,7 @@ def count_params(params: Params) -> int:
 
 
 def param_shapes(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> Params:
-    """The shapes of the parameters of one member.
-
-    Raises:
-        InputError: instances that the encoder cannot take.
-    """
+    """The shapes of the parameters of one member; instances that the encoder cannot take are an InputError."""
     try:
         return jax.eval_shape(lambda key: init_params(model, key, bag_size, instance_shape), jax.random.key(0))
     except (TypeError, ValueError, ZeroDivisionError) as error:

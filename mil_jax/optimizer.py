@@ -20,11 +20,7 @@ from mil_jax.record import record
 
 @dataclasses.dataclass(frozen=True)
 class HyperConfig:
-    """The numbers that a member trains with; the defaults are the Keras example's.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """The numbers that a member trains with, by default the Keras example's; one out of range is an InputError."""
 
     learning_rate: float = 1e-3
     """Of Adam."""
@@ -88,11 +84,7 @@ def make_hyper(train: Bags, config: HyperConfig = HyperConfig(), target: Classes
 
 
 def by_member(hyper: Hyper, members: int) -> Hyper:
-    """The same with a leading axis S on every array: what is shared is repeated.
-
-    Raises:
-        InputError: arrays for another number of members.
-    """
+    """The same with a leading axis S on every array, what is shared repeated; an InputError for another S."""
 
     def spread(path: Any, leaf: Any) -> np.ndarray:
         shape = np.shape(leaf)

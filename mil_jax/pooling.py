@@ -97,17 +97,11 @@ def attention_scores(
 def pool_in_chunks(
     scores_of: Callable[[Array], Array], embeddings: Float[Array, "K D"], mask: Bool[Array, " K"], chunk: int
 ) -> Pooled:
-    """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards.
+    """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards; 0 without an instance.
 
     An online softmax (Milakov and Gimelshein 2018): the largest score so far, the sum of exponentials and the weighted
     sum are carried along and rescaled where a larger score comes. What lies between embeddings and scores is computed
     again on the way back (`jax.checkpoint`), so that memory does not grow with it.
-
-    Args:
-        scores_of: embeddings [k, D] to scores [k].
-        embeddings: [K, D].
-        mask: [K]; a bag with no instance gives zeros.
-        chunk: instances at a time, at least 1.
     """
     count, width = embeddings.shape
     extra = -count % chunk

@@ -109,11 +109,7 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
 
 @checked
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
-    """Bags with a member axis: member s has the bags at `index[s]`, and no bag where that is -1.
-
-    Raises:
-        InputError: an index below -1, or of a bag that there is not.
-    """
+    """Bags with a member axis: member s has those at `index[s]`, none where that is -1; below is an InputError."""
     count = len(bags.label)
     if index.size and not -1 <= index.min() <= index.max() < count:
         wrong = int(index.max() if index.max() >= count else index.min())
@@ -209,14 +205,7 @@ class Crossed:
 
 
 def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds) -> Crossed:
-    """Puts the predictions of all test folds together; thresholds come from the validation bags.
-
-    Args:
-        val: the members' predictions of their own validation bags, of two classes.
-        test: of their own test bags.
-        splits: the bags.
-        folds: which bags of the whole set these are.
-    """
+    """Puts the predictions of all test folds together; each member's threshold comes from its own validation bags."""
     repeats = int(np.sum(folds.test == 0))  # in a repeat, every bag is in one test set
     thresholds = [
         choose_threshold(probability[:, 1], label)

@@ -22,11 +22,7 @@ from mil_jax.errors import InputError, as_array, check_number, check_whole, chec
 
 @dataclasses.dataclass(frozen=True)
 class BagLaw:
-    """The law by which bags are drawn.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """The law by which bags are drawn; a number out of range is an InputError."""
 
     bag_size: int = 3
     """Instances per bag; their mean number where sizes vary."""

@@ -36,11 +36,7 @@ def is_numeric(cell: object) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under the names of their columns; floats are shown with four digits.
-
-    Raises:
-        InputError: a row with another number of cells than there are columns.
-    """
+    """Rows of cells under the names of their columns, as many in each; floats are shown with four digits."""
 
     title: str
     columns: Sequence[str]

@@ -25,11 +25,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path, content: str) -> list[Row]:
-    """Reads all lines of UTF-8 text, cells separated by commas, but for blank ones.
-
-    Raises:
-        InputError: the file is missing, unreadable, empty, or no such text; ``content`` was expected.
-    """
+    """Reads all lines of UTF-8 text with commas between cells, but for blank ones; an InputError if there are none."""
     data = read_bytes(path, content)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)

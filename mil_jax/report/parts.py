@@ -37,11 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, as the bytes of a PNG file.
-
-    Raises:
-        InputError: other bytes.
-    """
+    """An image, as the bytes of a PNG file; others are an InputError."""
 
     title: str
     png: bytes

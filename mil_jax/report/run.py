@@ -24,12 +24,9 @@ TITLES = {
 
 
 def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> str:
-    """The report of a run that has come to its end, as HTML.
+    """The report of a run that has come to its end (see `saved.load_finished`), as HTML.
 
-    Args:
-        run: see `runs.load_finished`.
-        pool: the instances of the test bags, which `rows` in its `attention.npz` point into; without it the bags are
-            shown as their weights alone.
+    The rows in its `attention.npz` point into `pool`, the test instances; without it, bags are shown as weights alone.
     """
     bags = run_gallery(run, pool)
     sizes = np.asarray(bags.mask).sum(axis=1)

@@ -53,11 +53,7 @@ OF_ATTENTION = ("hit_at_1", "instance_auc", "positive_mass", "normalized_entropy
 
 @dataclass(frozen=True)
 class AblationConfig(StudyConfig):
-    """What every ablation can be told; a script adds its own options and changes defaults.
-
-    Raises:
-        InputError: a value out of range, or a measure that nobody computes.
-    """
+    """What every ablation can be told; a script adds its own options and changes defaults."""
 
     labels: ClassVar[Mapping[str, str]] = MEASURES
 
@@ -91,11 +87,7 @@ class AblationConfig(StudyConfig):
 
 
 def check_points(argument: str, values: Sequence[Any], fewest: int = 1) -> None:
-    """Refuses a list of settings with too few, or with one twice.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a list of settings with too few, or with one twice."""
     if len(values) < fewest or len(set(values)) < len(values):
         raise InputError(argument, values, f"expected {fewest} or more different ones")
 
@@ -122,11 +114,7 @@ class Ablation(Study):
 
 
 def prepare(name: str, question: str | None, config: Any) -> Ablation:
-    """Starts JAX and loads the data.
-
-    Raises:
-        InputError: data that cannot be had, a folder that is taken, or devices that there are not.
-    """
+    """Starts JAX and loads the data; an InputError where that cannot be, and nothing is written."""
     study = begin(f"ablations/{name}", question, config, config.members)
     with study.watch.phase("data"):
         data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
@@ -145,11 +133,7 @@ def draw(study: Ablation, law: BagsConfig) -> list[Splits]:
 
 
 def draw_splits(study: Ablation, key: Key[Array, ""], law: BagsConfig) -> Splits:
-    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance.
-
-    Raises:
-        InputError: a class or a size of bags that the data cannot give.
-    """
+    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance."""
     data = study.data
     # The same halves for all seeds, so that their draws are compiled once.
     halves = split_pool(jax.random.fold_in(study.key, 1), len(data.test.label), 0.5)

@@ -39,11 +39,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a run is computed: it decides what comes out no further than `placement.Placement` says.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """How a run is computed: it decides what comes out no further than `placement.Placement` says."""
 
     devices: int | None = None
     """Devices that share the members; on a CPU one per core where not given, elsewhere all."""
@@ -78,11 +74,7 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What a run is asked for besides its bags; the defaults are the Keras example's.
-
-    Raises:
-        InputError: a value out of range, or choices that do not go together.
-    """
+    """What a run is asked for besides its bags; by default what the Keras example does."""
 
     seed: int = 0
     """Decides everything that is drawn: bags, initial parameters, orders of bags."""
@@ -145,20 +137,12 @@ class Problem:
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed that JAX would cut to 32 bits.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a seed that JAX would cut to 32 bits."""
     check_whole("seed", seed, 0, 2**32 - 1)
 
 
 def check_out(out: str | Path | None) -> None:
-    """Refuses an empty name of a folder, which would be the folder one stands in, and one that no folder can have.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a folder's name that is too long, or empty, and so the folder one stands in."""
     if out is None:
         return
     if str(out) in ("", ".") or "\0" in str(out):

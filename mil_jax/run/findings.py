@@ -88,16 +88,9 @@ def conclude(
     more: Mapping[str, Any] = {},
     note: str = NOTE,
 ) -> Path:
-    """Writes results.csv, summary.json, figures and report.html, and prints the tables.
+    """Writes results.csv of all points, summary.json, figures and report.html, and prints the tables.
 
-    Args:
-        study: the ablation.
-        points: all points.
-        rows: what `tabulate` made of those that tables show.
-        figures: names to figures and their captions.
-        gallery: a part of the report with bags.
-        more: what `summary.json` shall hold besides.
-        note: what the report says of its numbers.
+    Tables show the rows, `tabulate` of some points; summary.json holds `more` besides, and the report the gallery.
     """
     shown = {row["point"] for row in rows}
     warnings = collapses([point for point in points if point.name in shown])

@@ -45,11 +45,7 @@ def make_cpu_devices(compute: Compute) -> None:
 
 
 def placement_of(compute: Compute, members: int) -> Placement:
-    """Where the members run: what the options say, and the defaults of the backend for the rest.
-
-    Raises:
-        InputError: more devices than there are.
-    """
+    """Where the members run: as the options say, else the backend's default; too many devices are an InputError."""
     default = default_placement(members)
     devices = default.devices if compute.devices is None else compute.devices
     together = default.together if compute.together is None else compute.together
@@ -92,11 +88,7 @@ LOST_REMEDY = "start all processes again, in any number, with --resume"
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Turns what JAX and Orbax raise when another process has died into one sentence.
-
-    Raises:
-        RunError: in a run of several processes, that one of them is lost.
-    """
+    """Turns what JAX and Orbax raise when another process has died into a RunError of one sentence."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, TimeoutError) as error:
@@ -160,11 +152,7 @@ def any_process(flag: bool) -> bool:
 
 
 def cache_folder(choice: str) -> Path | None:
-    """The folder of the compilation cache, by the user's choice; made if need be.
-
-    Raises:
-        InputError: a folder that cannot be made. (The one in the user's cache folder is done without.)
-    """
+    """The folder of the compilation cache, made if need be; an InputError if a folder that was named cannot be."""
     if choice == "off":
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

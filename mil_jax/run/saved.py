@@ -119,11 +119,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_members(path: Path, kind: InstanceKind) -> Members:
-    """Reads what `RunFolder.write_members` wrote onto the first device, wherever it was before.
-
-    Raises:
-        InputError: no whole checkpoint there.
-    """
+    """Reads what `RunFolder.write_members` wrote onto the first device; an InputError without a whole checkpoint."""
     try:
         tree = checkpoints.load(path)[0]
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
@@ -134,11 +130,7 @@ def load_members(path: Path, kind: InstanceKind) -> Members:
 
 
 def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses a folder that holds no run to go on with, or one with other options; touches nothing.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a folder without a run to go on with, or with other options; touches nothing."""
     if (path / "summary.json").exists():
         raise InputError("resume", str(path), "expected a run that was stopped: this one has come to its end")
     if not (path / "config.json").exists():
@@ -164,11 +156,7 @@ def saved_options(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
-    """What `config.json` of a run holds.
-
-    Raises:
-        InputError: no run there, or one of a newer format.
-    """
+    """What `config.json` of a run holds; an InputError if there is none, or one of a newer format."""
     config = _read_json(path, "config.json", argument)
     groups = [config.get(name, {}) for name in ("options", "data", "paths", "output")]
     is_whole = {"format", "options", "data"} <= config.keys() and all(isinstance(group, dict) for group in groups)

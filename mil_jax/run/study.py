@@ -37,11 +37,7 @@ from mil_jax.training import EpochInfo, FitConfig, FitState
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What every study can be told.
-
-    Raises:
-        InputError: a value out of range.
-    """
+    """What every study can be told; a value out of range is an InputError."""
 
     seed: int = 0
     """Decides everything that is drawn."""
@@ -156,17 +152,10 @@ def open_study(study: Study, data: Mapping[str, Any]) -> AbstractContextManager[
 def train(
     study: Study, task: Task, title: str = "", *, progress: Progress | None = None, also: OnEpoch | None = None
 ) -> tuple[Ensemble, float]:
-    """`fit_ensemble` that shows how far it is; what comes back besides are the seconds.
+    """`fit_ensemble` that shows how far it is, and the seconds; a RunError where members diverged.
 
-    Args:
-        study: whose options say where the members run.
-        task: what is to be trained.
-        title: what the screen calls it where it is one of many.
-        progress: where to go on from.
-        also: called after every epoch.
-
-    Raises:
-        RunError: members diverged, so that there is nothing to compare.
+    `title` is what the screen calls it where it is one of many, `progress` where to go on from, and `also` is called
+    after every epoch.
     """
     started = time.perf_counter()
     with study.watch.phase("train"), epoch_progress(task.config.epochs, title) as show:
@@ -208,12 +197,9 @@ def mean_of_repeats(values: np.ndarray, repeats: int) -> np.ndarray:
 def summary_row(
     factors: Mapping[str, Any], scores: Mapping[str, np.ndarray], by_bag: Mapping[str, np.ndarray] = {}
 ) -> dict[str, Any]:
-    """A row of results.csv.
+    """A row of results.csv: what tells a setting from others, then mean and standard error of its scores over repeats.
 
-    Args:
-        factors: what tells the setting from others.
-        scores: of each repeat [R]; the row has their mean and standard error.
-        by_bag: the mean of some scores per bag [B]; the row has their interval over bags.
+    Of a score in `by_bag`, which holds its mean per bag, the row has the interval over bags too.
     """
     row = dict(factors)
     for name, values in scores.items():

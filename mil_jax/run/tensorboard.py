@@ -31,11 +31,7 @@ Line = Mapping[str, Any]
 
 
 def check_installed() -> None:
-    """Refuses to go on without the package.
-
-    Raises:
-        InputError: it names the extra.
-    """
+    """Refuses, by an InputError that names the extra, to go on without the package."""
     try:
         import tensorboard.compat.proto.event_pb2  # noqa: F401
     except ImportError:
@@ -43,11 +39,7 @@ def check_installed() -> None:
 
 
 def event_files(run: FinishedRun) -> dict[str, bytes]:
-    """The event files of a run, by their names inside the log folder; the same folder gives the same bytes.
-
-    Raises:
-        InputError: the package is not installed.
-    """
+    """The event files of a run, by their names in the log folder; the same folder gives the same bytes."""
     check_installed()
     moment = (run.path / "metrics.jsonl").stat().st_mtime
     folders = {"mean": mean_values(run.log) + figure_values(run)}
@@ -144,12 +136,7 @@ def image(tag: str, png: bytes) -> Any:
 
 
 def encode(values: Sequence[tuple[int, Any]], moment: float) -> bytes:
-    """An event file: all values of a step in one event.
-
-    Args:
-        values: steps, each with a value of a summary.
-        moment: seconds since 1970, the time of all events.
-    """
+    """An event file, with an event for each step, of (step, value of a summary), at a moment in seconds since 1970."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     events, protos = _protos()
