@@ -43,7 +43,7 @@ def are_images(pool: Shaped[np.ndarray, "N ..."]) -> bool:
 
 
 def make_sprites(pool: Shaped[np.ndarray, "N ..."], shown: Int[np.ndarray, " M"]) -> Sprites:
-    """Puts the images that are shown (rows of the pool, each once) on sheets; halves them until these are not too heavy."""
+    """Puts the images that are shown, rows of the pool, on sheets; halves them until these are not too heavy."""
     images, shrunk = to_bytes(pool[shown]), 1
     while sum(map(len, (sprites := _sheets(images, shown, len(pool), shrunk)).sheets)) > MOST_BYTES:
         if min(images.shape[1:3]) < 8:
