@@ -36,10 +36,7 @@ def main(config: Config) -> Path:
     with watch.phase("data"):
         data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
         problem = Problem(
-            name=data.name,
-            splits=draw_bags(config, data),
-            content_hash=data.content_hash,
-            experiment="mnist_bags",
+            name=data.name, splits=draw_bags(config, data), content_hash=data.content_hash, experiment="mnist_bags"
         )
     return run_bags(started, problem, watch)
 

@@ -179,8 +179,7 @@ def stats_by_label(
     """Average statistics [B] over the positive bags (label > 0) and over the others, of the bags of `where`."""
     where = jnp.ones(label.shape, bool) if where is None else where
     return StatsByLabel(
-        positive=mean_stats(stats, where & (label > 0)),
-        negative=mean_stats(stats, where & (label <= 0)),
+        positive=mean_stats(stats, where & (label > 0)), negative=mean_stats(stats, where & (label <= 0))
     )
 
 
