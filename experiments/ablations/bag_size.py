@@ -20,12 +20,9 @@ from mil_jax.bags import Bags
 from mil_jax.comparison import Point, band, compare_all, tabulate
 from mil_jax.errors import check_number, check_whole
 from mil_jax.model import ModelConfig, build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.screen import say
 from mil_jax.run.study import train
-from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def main(config: Config) -> Path:
     points = compare_all([*summed, measure(study, config, config.sizes[0], "concat")])
     rows = tabulate(points, list(config.labels), config.seed)
     names = [point.name for point in summed]
-    panels = {config.labels[m]: {"head sum": band(rows, m, names)} for m in config.measures}
+    panels = findings.panels(study, rows, {"head sum": names})
     if config.labels["hit_at_1"] in panels:
         panels[config.labels["hit_at_1"]]["by chance"] = band(rows, "hit_by_chance", names)
     figure = plots.panels_with_band(np.array(config.sizes), panels, "instances per bag", log_x=True)
@@ -75,8 +72,8 @@ def measure(study: ablation.Ablation, config: Config, size: int, head: Literal["
     say(f"bags of {size}, head {head}")
     law = config.bags(bag_size=size, positive_class=config.positive_class, positive_share=config.positive_share)
     splits = ablation.join(ablation.draw(study, law))
-    mil, fit = build(ModelConfig(head=head)), FitConfig(config.epochs, patience=config.epochs)
-    trained, _ = train(study, Task(mil, study.keys, splits.train, splits.val, fit, make_hyper(splits.train)))
+    mil = build(ModelConfig(head=head))
+    trained, _ = train(study, ablation.task_of(study, mil, splits))
     scores = ablation.scores_of(study, mil, trained.members, splits.test) | {"hit_by_chance": by_chance(splits.test)}
     return Point(f"{size}, {head}", {"size": size, "head": head}, scores)
 

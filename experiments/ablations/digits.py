@@ -21,12 +21,9 @@ from mil_jax.comparison import Point, Row, by_point, compare_all, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
 from mil_jax.model import build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.sampling import Splits
-from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
@@ -51,15 +48,14 @@ class Config(ablation.AblationConfig):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    mil, fit, count = build(), FitConfig(config.epochs, patience=config.patience), len(config.classes)
+    mil = build()
     study = ablation.prepare("digits", __doc__, config)
     for number in config.classes:
         check_whole("classes", number, 0, len(study.data.class_names) - 1)
     drawn = ablation.join(ablation.draw(study, config.bags(positive_class=config.classes[0])))
     splits = ablation.join_points([label_by(study, drawn, number) for number in config.classes])
-    task = Task(mil, study.keys_of(count), splits.train, splits.val, fit, make_hyper(splits.train))
-    trained, _ = train(study, task)
-    scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), count)
+    trained, _ = train(study, ablation.task_of(study, mil, splits))
+    scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), len(config.classes))
     points = compare_all([
         Point(str(study.data.class_names[number]), {"class": number}, own)
         for number, own in zip(config.classes, scores, strict=True)

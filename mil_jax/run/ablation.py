@@ -23,11 +23,13 @@ from mil_jax.errors import InputError, check_whole
 from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
 from mil_jax.members import Members
 from mil_jax.model import MIL
+from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.run.config import DataConfig
+from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.study import Study, StudyConfig, begin
-from mil_jax.sampling import BagsConfig, Splits, sample_bags, split_pool
-from mil_jax.training import MemberKeys
+from mil_jax.sampling import BagsConfig, Splits, draw_sets, split_pool
+from mil_jax.training import FitConfig, MemberKeys
 
 # What `scores_of` gives for every member, and how tables and figures call it.
 MEASURES = {
@@ -74,16 +76,19 @@ class AblationConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("members", self.members, 2)  # intervals need more than one seed
-        check_whole("epochs", self.epochs, 1)
         self.bags()
+        self.training()
         if not self.measures:
             raise InputError("measures", self.measures, f"expected some of {', '.join(self.labels)}")
         check_names(self.measures, tuple(self.labels), "measures")
 
     def bags(self, **law: Any) -> BagsConfig:
         """So many bags as the options say, by a law."""
-        counts = {name: getattr(self, name) for name in ("train_bags", "val_bags", "test_bags")}
-        return BagsConfig(**counts, **law)
+        return BagsConfig(train_bags=self.train_bags, val_bags=self.val_bags, test_bags=self.test_bags, **law)
+
+    def training(self) -> FitConfig:
+        """How long members train; without an option `patience`, to the last epoch."""
+        return FitConfig(self.epochs, patience=getattr(self, "patience", self.epochs))
 
 
 def check_points(argument: str, values: Sequence[Any], fewest: int = 1) -> None:
@@ -108,10 +113,6 @@ class Ablation(Study):
     seeds: Key[Array, " S"]
     keys: MemberKeys
 
-    def keys_of(self, points: int) -> MemberKeys:
-        """The keys of the seeds, once for each point: [P * S]."""
-        return jax.tree.map(lambda keys: jnp.tile(keys, points), self.keys)
-
 
 def prepare(name: str, question: str | None, config: Any) -> Ablation:
     """Starts JAX and loads the data; an InputError where that cannot be, and nothing is written."""
@@ -134,16 +135,9 @@ def draw(study: Ablation, law: BagsConfig) -> list[Splits]:
 
 def draw_splits(study: Ablation, key: Key[Array, ""], law: BagsConfig) -> Splits:
     """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance."""
-    data = study.data
     # The same halves for all seeds, so that their draws are compiled once.
-    halves = split_pool(jax.random.fold_in(study.key, 1), len(data.test.label), 0.5)
-    pools = ((data.train, None), (data.test, halves[0]), (data.test, halves[1]))
-    counts = (law.train_bags, law.val_bags, law.test_bags)
-    keys = jax.random.split(jax.random.fold_in(key, 1), 3)
-    return Splits(*(
-        sample_bags(key, pool.x, pool.label, law, count=count, among=among)
-        for key, (pool, among), count in zip(keys, pools, counts, strict=True)
-    ))  # fmt: skip
+    halves = split_pool(jax.random.fold_in(study.key, 1), len(study.data.test.label), 0.5)
+    return draw_sets(jax.random.split(jax.random.fold_in(key, 1), 3), study.data, law, halves)
 
 
 def join(draws: Sequence[Splits]) -> Splits:
@@ -160,7 +154,14 @@ def join_points(points: Sequence[Splits]) -> Splits:
     ))  # fmt: skip
 
 
-# ---- scores ----
+# ---- training and scores ----
+
+
+def task_of(study: Ablation, mil: MIL, splits: Splits, hyper: Hyper | None = None) -> Task:
+    """The training of all seeds on the bags of all points, [P * S, B, K], with a seed's keys the same at each point."""
+    points = len(splits.train.rows) // study.config.members if splits.train.by_member else 1
+    keys = jax.tree.map(lambda keys: jnp.tile(keys, points), study.keys)
+    return Task(mil, keys, splits.train, splits.val, study.config.training(), hyper or make_hyper(splits.train))
 
 
 def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[str, np.ndarray]:

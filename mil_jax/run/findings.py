@@ -21,7 +21,7 @@ import numpy as np
 
 from mil_jax import report
 from mil_jax.collapse import WHAT_TO_TRY
-from mil_jax.comparison import Point, Row, row_of
+from mil_jax.comparison import Band, Point, Row, band, row_of
 from mil_jax.ensemble import predict
 from mil_jax.members import Members
 from mil_jax.model import MIL
@@ -57,6 +57,14 @@ def strips(
             point.name: (point.scores[measure], *(row_of(rows, measure, point.name)[end] for end in ("low", "high")))
             for point in points
         }
+        for measure in study.config.measures
+    }
+
+
+def panels(study: Ablation, rows: Sequence[Row], lines: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Band]]:
+    """The panels of `plots.panels_with_band`: the measures shown, and a line over the names of some points for each."""
+    return {
+        study.config.labels[measure]: {name: band(rows, measure, points) for name, points in lines.items()}
         for measure in study.config.measures
     }
 
