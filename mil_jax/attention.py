@@ -29,39 +29,37 @@ class AttentionStats:
     Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of the bag's n
     instances, P of them known to be positive and N known to be negative. Instances of unknown label take part in every
     ranking but those of `instance_auc` and `average_precision`, and count as not positive.
-
-    Attributes:
-        entropy: H = -Σ a_i log a_i, in nats.
-        normalized_entropy: H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag of one.
-        effective_instances: exp(H), the number of equally weighted instances with the same entropy.
-        largest_weight: max a_i.
-        gini: Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n.
-        positive_mass: Σ a_i over the positive instances.
-        hit_at_1: 1 if the largest weight is a positive instance's; if several share the largest
-            weight, the share of positive instances among them.
-        precision_at_positives: share of positive instances among the P largest weights; ties at the
-            edge are broken in expectation, (places left) / (instances tied) to each.
-        instance_auc: (1 / (P N)) Σ over pairs of a positive i and a negative j of [a_i > a_j] + [a_i = a_j] / 2.
-        average_precision: (1 / P) Σ over positive i of the share of positive instances among the
-            known ones with a_j >= a_i, which is scikit-learn's definition.
-        kl_uniform: KL(a || uniform) = log n - H, in nats.
-        has_positive: 1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives` mean something.
-        has_both: 1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean something.
     """
 
     entropy: Values
+    """H = -Σ a_i log a_i, in nats."""
     normalized_entropy: Values
+    """H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag of one."""
     effective_instances: Values
+    """exp(H), the number of equally weighted instances with the same entropy."""
     largest_weight: Values
+    """max a_i."""
     gini: Values
+    """Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n."""
     positive_mass: Values
+    """Σ a_i over the positive instances."""
     hit_at_1: Values
+    """1 if the largest weight is a positive instance's; if several share the largest weight, the share of positive
+    instances among them."""
     precision_at_positives: Values
+    """Share of positive instances among the P largest weights; ties at the edge are broken in expectation, (places
+    left) / (instances tied) to each."""
     instance_auc: Values
+    """(1 / (P N)) Σ over pairs of a positive i and a negative j of [a_i > a_j] + [a_i = a_j] / 2."""
     average_precision: Values
+    """(1 / P) Σ over positive i of the share of positive instances among the known ones with a_j >= a_i, which is
+    scikit-learn's definition."""
     kl_uniform: Values
+    """KL(a || uniform) = log n - H, in nats."""
     has_positive: Values
+    """1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives` mean something."""
     has_both: Values
+    """1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean something."""
 
 
 @record
@@ -74,25 +72,22 @@ class StatsByLabel:
 
 @record
 class MemberAgreement:
-    """How much the S members of an ensemble agree on the weights of one bag.
-
-    Attributes:
-        mean: mean weight of each slot over members ``[K]``.
-        std: standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for one member.
-        rank_agreement: Spearman's rank correlation, with midranks for ties, averaged over all pairs of members. A
-            member whose weights are all equal has no order: it agrees fully (1) with another such member and not at all
-            (0) with any other. Hence 1 for a bag of one instance; 1 for one member.
-        jensen_shannon: H(mean over members of a) - mean over members of H(a), in nats: 0 where all
-            members give the same weights, at most log min(S, n).
-        top_stability: share of members whose top instance is the one that most members put on top.
-            A member with several top instances splits its vote equally.
-    """
+    """How much the S members of an ensemble agree on the weights of one bag."""
 
     mean: Values
+    """Mean weight of each slot over members ``[K]``."""
     std: Values
+    """Standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for one member."""
     rank_agreement: Values
+    """Spearman's rank correlation, with midranks for ties, averaged over all pairs of members. A member whose weights
+    are all equal has no order: it agrees fully (1) with another such member and not at all (0) with any other. Hence 1
+    for a bag of one instance; 1 for one member."""
     jensen_shannon: Values
+    """H(mean over members of a) - mean over members of H(a), in nats: 0 where all members give the same weights, at
+    most log min(S, n)."""
     top_stability: Values
+    """Share of members whose top instance is the one that most members put on top. A member with several top instances
+    splits its vote equally."""
 
 
 def attention_stats(

@@ -33,15 +33,12 @@ UNSTAINS = np.linalg.inv(STAINS)
 
 @dataclass(frozen=True)
 class StainVariation:
-    """How much the two stains vary; the defaults are ours.
-
-    Attributes:
-        scale: standard deviation of the factor of each amount, around 1.
-        shift: standard deviation of what is added to each amount, in units of optical density.
-    """
+    """How much the two stains vary; the defaults are ours."""
 
     scale: float = 0.1
+    """Standard deviation of the factor of each amount, around 1."""
     shift: float = 0.02
+    """Standard deviation of what is added to each amount, in units of optical density."""
 
     def __post_init__(self):
         for argument in ("scale", "shift"):

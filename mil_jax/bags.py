@@ -23,35 +23,29 @@ ABSENT = -1  # the label of a place for a bag where there is none
 
 @record
 class View:
-    """Which rows of a pool form which bag; the only part of `Bags` that may have a member axis.
-
-    Attributes:
-        rows: int32, slot to row of the pool; 0 in an empty slot.
-        mask: True where a slot holds an instance; the instances of a bag stand before its empty slots.
-        label: int32, the bag's class; -1 where there is no bag but a place for one: members have as many places as
-            one another, and not always as many bags to be judged on.
-        instance_label: int32; 1 positive, 0 negative, -1 unknown or empty.
-        widths: numbers of slots that bags are cut to, ascending (see `buckets`); they decide time alone.
-    """
+    """Which rows of a pool form which bag; the only part of `Bags` that may have a member axis."""
 
     rows: Int[Values, "*members B K"]
+    """int32, slot to row of the pool; 0 in an empty slot."""
     mask: Bool[Values, "*members B K"]
+    """True where a slot holds an instance; the instances of a bag stand before its empty slots."""
     label: Int[Values, "*members B"]
+    """int32, the bag's class; -1 where there is no bag but a place for one: members have as many places as one another,
+    and not always as many bags to be judged on."""
     instance_label: Int[Values, "*members B K"]
+    """int32; 1 positive, 0 negative, -1 unknown or empty."""
     widths: tuple[int, ...] = static(default=())
+    """Numbers of slots that bags are cut to, ascending (see `buckets`); they decide time alone."""
 
 
 @record
 class Bags:
-    """B bags of at most K instances each, as views of one pool.
-
-    Attributes:
-        pool: every instance once; images as uint8, features as floats.
-        view: which of them form which bag; with a leading axis S where each member has bags of its own.
-    """
+    """B bags of at most K instances each, as views of one pool."""
 
     pool: Shaped[Values, "N ..."]
+    """Every instance once; images as uint8, features as floats."""
     view: View
+    """Which of them form which bag; with a leading axis S where each member has bags of its own."""
 
     rows = property(lambda self: self.view.rows, doc="[*S, B, K] slot to row of the pool.")
     mask = property(lambda self: self.view.mask, doc="[*S, B, K] True where a slot holds an instance.")
@@ -89,15 +83,12 @@ class InstanceKind:
 
 @record
 class Scaler:
-    """Standardisation of features: (x - mean) * factor.
-
-    Attributes:
-        mean: of each feature.
-        factor: 1 / standard deviation; 1 where that is 0 in what it was fitted on.
-    """
+    """Standardisation of features: (x - mean) * factor."""
 
     mean: Float[Values, "*members F"]
+    """Of each feature."""
     factor: Float[Values, "*members F"]
+    """1 / standard deviation; 1 where that is 0 in what it was fitted on."""
 
 
 # ---- instances ----

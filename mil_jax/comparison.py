@@ -23,21 +23,18 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """What the seeds scored at one setting.
-
-    Attributes:
-        name: as tables say it.
-        factors: the columns that tell it from other points.
-        scores: each measure's values [S]; NaN where a seed does not define it.
-        against: the name of the point that it is compared with; empty for none.
-        differences: each measure's paired differences [S] to that.
-    """
+    """What the seeds scored at one setting."""
 
     name: str
+    """As tables say it."""
     factors: Mapping[str, object]
+    """The columns that tell it from other points."""
     scores: Mapping[str, np.ndarray]
+    """Each measure's values [S]; NaN where a seed does not define it."""
     against: str = ""
+    """The name of the point that it is compared with; empty for none."""
     differences: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Each measure's paired differences [S] to that."""
 
     def rows(self) -> list[Row]:
         """A row for each seed."""

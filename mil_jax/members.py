@@ -16,17 +16,14 @@ from mil_jax.record import record, static
 
 @record
 class Members:
-    """S trained members of a model: all that predicting needs.
-
-    Attributes:
-        params: parameters, with a leading axis S.
-        scaler: how the features that they see are standardised, with a leading axis S; None for as they are.
-        kind: the kind of instances that they were trained on.
-    """
+    """S trained members of a model: all that predicting needs."""
 
     params: Any
+    """Parameters, with a leading axis S."""
     scaler: Scaler | None
+    """How the features that they see are standardised, with a leading axis S; None for as they are."""
     kind: InstanceKind = static()
+    """The kind of instances that they were trained on."""
 
     @property
     def count(self) -> int:

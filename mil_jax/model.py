@@ -88,56 +88,47 @@ class ModelConfig:
 
 @record
 class MILOutput:
-    """What the model says of one bag.
-
-    Attributes:
-        logits: before the softmax.
-        attention: each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere.
-        embedding: of the bag, [D]; of poolings of instances, log odds [C - 1].
-        scores: what the classifier says of each instance alone: the log odds of not being of class 0 (for several
-            classes, of the likeliest other one).
-    """
+    """What the model says of one bag."""
 
     logits: Float[Array, " C"]
+    """Before the softmax."""
     attention: Float[Array, " K"]
+    """Each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere."""
     embedding: Float[Array, " D"]
+    """Of the bag, [D]; of poolings of instances, log odds [C - 1]."""
     scores: Float[Array, " K"]
+    """What the classifier says of each instance alone: the log odds of not being of class 0 (for several classes, of
+    the likeliest other one)."""
 
 
 @record
 class Prediction:
-    """What a model says of B bags; with a leading axis S, what its members say.
-
-    Attributes:
-        probability: of each class.
-        attention: weight of each instance.
-        scores: what the classifier says of each instance alone, in log odds; 0 in an empty slot.
-    """
+    """What a model says of B bags; with a leading axis S, what its members say."""
 
     probability: Float[Values, "*members B C"]
+    """Of each class."""
     attention: Float[Values, "*members B K"]
+    """Weight of each instance."""
     scores: Float[Values, "*members B K"] | None = None
+    """What the classifier says of each instance alone, in log odds; 0 in an empty slot."""
 
 
 # ---- the network ----
 
 
 class MIL(nn.Module):
-    """encoder → pooling → linear classifier; or, where instances are pooled, encoder → classifier → pooling.
-
-    Attributes:
-        encoder: instances [K, ...] to embeddings [K, D].
-        pooling: embeddings [K, D], or log odds [K, C - 1], and mask [K] to `Pooled`.
-        target: what a bag is labelled with; C is its number of classes.
-        sigmoid: the classifier has no logit for class 0: it stands for log odds against it.
-        augment: what a training step does to a bag's instances [K, ...] first, given a key; a function of a module.
-    """
+    """encoder → pooling → linear classifier; or, where instances are pooled, encoder → classifier → pooling."""
 
     encoder: nn.Module
+    """Instances [K, ...] to embeddings [K, D]."""
     pooling: nn.Module
+    """Embeddings [K, D], or log odds [K, C - 1], and mask [K] to `Pooled`."""
     target: Classes = Classes()
+    """What a bag is labelled with; C is its number of classes."""
     sigmoid: bool = False
+    """The classifier has no logit for class 0: it stands for log odds against it."""
     augment: Augment | None = None
+    """What a training step does to a bag's instances [K, ...] first, given a key; a function of a module."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K ..."], mask: Bool[Array, " K"]) -> MILOutput:

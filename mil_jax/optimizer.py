@@ -42,22 +42,19 @@ class HyperConfig:
 
 @record
 class Hyper:
-    """Hyperparameters as arrays: changing them recompiles nothing; each is shared or has a leading axis S.
-
-    Attributes:
-        learning_rate: of Adam.
-        l2: factor of the sum of squares of the pooling's parameters; None for a program without it.
-        class_weight: factor of the training loss of each class.
-        weight_decay: factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as
-            in PyTorch's Adam and the paper); None for a program without it.
-        scaler: how the features that a member sees are standardised; None for as they are.
-    """
+    """Hyperparameters as arrays: changing them recompiles nothing; each is shared or has a leading axis S."""
 
     learning_rate: Float[Values, "..."]
+    """Of Adam."""
     l2: Float[Values, "..."] | None
+    """Factor of the sum of squares of the pooling's parameters; None for a program without it."""
     class_weight: Float[Values, "... C"]
+    """Factor of the training loss of each class."""
     weight_decay: Float[Values, "..."] | None = None
+    """Factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as in PyTorch's Adam
+    and the paper); None for a program without it."""
     scaler: Scaler | None = None
+    """How the features that a member sees are standardised; None for as they are."""
 
 
 @checked

@@ -22,15 +22,12 @@ from mil_jax.record import record
 
 @record
 class Pooled:
-    """What pooling makes of one bag.
-
-    Attributes:
-        embedding: of the bag, [D] (or [K * D] where the instances are concatenated).
-        attention: each instance's part in it: sums to 1 over the mask, 0 elsewhere.
-    """
+    """What pooling makes of one bag."""
 
     embedding: Float[Array, " D"]
+    """Of the bag, [D] (or [K * D] where the instances are concatenated)."""
     attention: Float[Array, " K"]
+    """Each instance's part in it: sums to 1 over the mask, 0 elsewhere."""
 
 
 def masked_softmax(scores: Float[Array, "K ..."], mask: Bool[Array, "K ..."]) -> Float[Array, "K ..."]:
@@ -45,19 +42,17 @@ class AttentionPooling(nn.Module):
     over the bag. V, U [D, A] and w [A] have no biases. The bag's embedding is the sum of the weighted
     embeddings, for bags of any size, or their concatenation, which depends on the order of the instances
     and on their number, as in the Keras example.
-
-    Attributes:
-        units: A, the attention width.
-        gated: whether sigmoid(U h) gates the tanh.
-        concat: concatenate the weighted embeddings instead of summing them.
-        chunk: instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the
-            backward pass computes them again. All at once where not given.
     """
 
     units: int = 256
+    """A, the attention width."""
     gated: bool = True
+    """Whether sigmoid(U h) gates the tanh."""
     concat: bool = False
+    """Concatenate the weighted embeddings instead of summing them."""
     chunk: int | None = None
+    """Instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the backward pass
+    computes them again. All at once where not given."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
@@ -131,12 +126,10 @@ class EmbeddingPooling(nn.Module):
     The embedding-level approach of the MI-Nets (Wang et al. 2018). Log-sum-exp is log((1/n) Σ exp h): between the
     mean and the maximum. An instance's attention is its part in the bag's embedding, the mean over the D coordinates
     of: 1/n; the share of the maximum, which instances that reach it divide; its share of the sum of exponentials.
-
-    Attributes:
-        kind: which of them.
     """
 
     kind: Literal["mean", "max", "lse"]
+    """Which of them."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
@@ -162,12 +155,10 @@ class InstancePooling(nn.Module):
     every instance, and a bag's probability of a class is the mean of those of its instances, the largest, or
     1 - Π (1 - p_k). All in log odds, which keeps them finite. An instance's attention is its share of the sum of
     the probabilities of not being of class 0 (for several classes, of the most probable one besides).
-
-    Attributes:
-        kind: which of them.
     """
 
     kind: Literal["mean", "max", "noisy_or"]
+    """Which of them."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:

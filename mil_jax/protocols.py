@@ -26,17 +26,14 @@ from mil_jax.sampling import Splits
 
 
 class Folds(NamedTuple):
-    """Which bags each member trains on, is chosen on and is judged on; -1 in a place without a bag.
-
-    Attributes:
-        train: [S, T], as many for every member.
-        val: [S, V].
-        test: [S, W]; in a repeat, every bag is in one test set.
-    """
+    """Which bags each member trains on, is chosen on and is judged on; -1 in a place without a bag."""
 
     train: np.ndarray
+    """[S, T], as many for every member."""
     val: np.ndarray
+    """[S, V]."""
     test: np.ndarray
+    """[S, W]; in a repeat, every bag is in one test set."""
 
 
 @checked
@@ -166,21 +163,18 @@ def pool_repeats(values: Shaped[np.ndarray, "S W"], test: Int[np.ndarray, "S W"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Crossed:
-    """What a cross-validation says of every bag, once in each repeat.
-
-    Attributes:
-        label: [B].
-        probability: [R, B] of the positive class, by the member whose test bag it was.
-        called: [R, B] whether it was called positive at 0.5.
-        called_by_choice: [R, B] the same at the threshold that the member chose on its validation bags.
-        test: the members' predictions of their own test bags.
-    """
+    """What a cross-validation says of every bag, once in each repeat."""
 
     label: Int[np.ndarray, " B"]
+    """[B]."""
     probability: Float[np.ndarray, "R B"]
+    """[R, B] of the positive class, by the member whose test bag it was."""
     called: Bool[np.ndarray, "R B"]
+    """[R, B] whether it was called positive at 0.5."""
     called_by_choice: Bool[np.ndarray, "R B"]
+    """[R, B] the same at the threshold that the member chose on its validation bags."""
     test: Prediction
+    """The members' predictions of their own test bags."""
 
     @property
     def right(self) -> Float[np.ndarray, " B"]:
@@ -219,20 +213,17 @@ def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds)
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over repeats and how sure it is.
-
-    Attributes:
-        mean: over repeats.
-        standard_error: of that mean, over repeats; NaN for one repeat. Repeats share their bags: it tells what
-            another draw of folds and seeds would change, and not what other bags would.
-        low: lower end of the bootstrap interval of 95 % over bags: what other bags would change.
-        high: its upper end.
-    """
+    """A mean over repeats and how sure it is."""
 
     mean: float
+    """Over repeats."""
     standard_error: float
+    """Of that mean, over repeats; NaN for one repeat. Repeats share their bags: it tells what another draw of folds and
+    seeds would change, and not what other bags would."""
     low: float
+    """Lower end of the bootstrap interval of 95 % over bags: what other bags would change."""
     high: float
+    """Its upper end."""
 
 
 @checked

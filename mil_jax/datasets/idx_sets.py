@@ -20,23 +20,20 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A set of images in four IDX files.
-
-    Attributes:
-        name: the name that ``load`` knows.
-        title: its name for people.
-        base_url: the address under which its files are served, with the final slash.
-        files: the four files.
-        class_names: a name for each class, in the order of the labels.
-        image_shape: height and width of every image, in pixels.
-    """
+    """A set of images in four IDX files."""
 
     name: str
+    """The name that ``load`` knows."""
     title: str
+    """Its name for people."""
     base_url: str
+    """The address under which its files are served, with the final slash."""
     files: tuple[IdxFile, ...]
+    """The four files."""
     class_names: tuple[str, ...]
+    """A name for each class, in the order of the labels."""
     image_shape: tuple[int, int] = (28, 28)
+    """Height and width of every image, in pixels."""
 
 
 def _files(*sizes_and_hashes: tuple[int, str]) -> tuple[IdxFile, ...]:

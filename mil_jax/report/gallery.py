@@ -28,27 +28,24 @@ LEVELS = 20  # steps from no weight to the largest
 
 
 class Facts(NamedTuple):
-    """What is said of each bag ``[B]`` and of each slot ``[B, K]``; not a number where a weight is none.
-
-    Attributes:
-        prediction: class with the largest mean probability.
-        certainty: its mean probability.
-        certainty_spread: standard deviation of that over members, divided by S - 1; 0 for one member.
-        wrong: whether it is not the label.
-        entropy: normalised entropy of the mean weights.
-        disagreement: Jensen-Shannon divergence of the members' weights, in nats.
-        weight: mean weight.
-        spread: its standard deviation over members.
-    """
+    """What is said of each bag ``[B]`` and of each slot ``[B, K]``; not a number where a weight is none."""
 
     prediction: np.ndarray
+    """Class with the largest mean probability."""
     certainty: np.ndarray
+    """Its mean probability."""
     certainty_spread: np.ndarray
+    """Standard deviation of that over members, divided by S - 1; 0 for one member."""
     wrong: np.ndarray
+    """Whether it is not the label."""
     entropy: np.ndarray
+    """Normalised entropy of the mean weights."""
     disagreement: np.ndarray
+    """Jensen-Shannon divergence of the members' weights, in nats."""
     weight: np.ndarray
+    """Mean weight."""
     spread: np.ndarray
+    """Its standard deviation over members."""
 
 
 def show(gallery: Gallery) -> dict[str, Any]:

@@ -57,19 +57,6 @@ class Picture:
 class Gallery:
     """Bags to browse: each instance with its weight, the spread of the weight over members, and the truth.
 
-    Attributes:
-        title: heading of the part.
-        pool: every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown (integers in
-            0..255, floats in 0..1, other floats stretched), of anything else, and of None, the weights alone.
-        rows: slot to row of the pool ``[B, K]``.
-        mask: True where a slot holds an instance ``[B, K]``.
-        label: class of each bag ``[B]``.
-        instance_label: 1 positive, 0 negative, -1 unknown or empty ``[B, K]``.
-        attention: weights by each member, 1 in sum over the mask ``[S, B, K]``.
-        probability: of each class, by each member ``[S, B, C]``.
-        caption: a line below the heading.
-        classes: their C names; where not given, negative and positive for two, else numbers.
-
     Raises:
         InputError: shapes that do not fit together, no bag or no member, a label that is no class, or a row that the
             pool does not have.
@@ -77,14 +64,24 @@ class Gallery:
 
     title: str
     pool: Shaped[Values, "N ..."] | None
+    """Every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown (integers in 0..255,
+    floats in 0..1, other floats stretched), of anything else, and of None, the weights alone."""
     rows: Int[Values, "B K"]
+    """Slot to row of the pool ``[B, K]``."""
     mask: Bool[Values, "B K"]
+    """True where a slot holds an instance ``[B, K]``."""
     label: Int[Values, " B"]
+    """Class of each bag ``[B]``."""
     instance_label: Int[Values, "B K"]
+    """1 positive, 0 negative, -1 unknown or empty ``[B, K]``."""
     attention: Float[Values, "S B K"]
+    """Weights by each member, 1 in sum over the mask ``[S, B, K]``."""
     probability: Float[Values, "S B C"]
+    """Of each class, by each member ``[S, B, C]``."""
     caption: str = ""
+    """A line below the heading."""
     classes: Sequence[str] = ()
+    """Their C names; where not given, negative and positive for two, else numbers."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # NumPy's arrays: reading single bags from JAX's would take long

@@ -16,24 +16,19 @@ MOST_BYTES = 9_000_000  # of all sheets together, before base64 makes four of th
 
 
 class Sprites(NamedTuple):
-    """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown.
-
-    Attributes:
-        sheets: PNG files.
-        columns: images in a line, in every sheet.
-        lines: how many lines each sheet has.
-        width: of an image, in pixels as stored.
-        height: the same.
-        shrunk: how much smaller than the instances they are; 1 where they are as given.
-        place: ``[N, 3]``.
-    """
+    """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown."""
 
     sheets: list[bytes]
+    """PNG files."""
     columns: int
+    """Images in a line, in every sheet."""
     lines: list[int]
+    """How many lines each sheet has."""
     width: int
+    """Of an image, in pixels as stored."""
     height: int
     shrunk: int
+    """How much smaller than the instances they are; 1 where they are as given."""
     place: np.ndarray
 
 

@@ -99,19 +99,16 @@ def check_points(argument: str, values: Sequence[Any], fewest: int = 1) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Ablation(Study):
-    """An ablation that is running.
-
-    Attributes:
-        data: the instances.
-        key: decides what all seeds share.
-        seeds: a key for each seed [S]: it decides the bags.
-        keys: of the members, one for each seed.
-    """
+    """An ablation that is running."""
 
     data: Dataset
+    """The instances."""
     key: Key[Array, ""]
+    """Decides what all seeds share."""
     seeds: Key[Array, " S"]
+    """A key for each seed [S]: it decides the bags."""
     keys: MemberKeys
+    """Of the members, one for each seed."""
 
 
 def prepare(name: str, question: str | None, config: Any) -> Ablation:

@@ -113,22 +113,19 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the bags of a run are.
-
-    Attributes:
-        name: what tables and figures call them.
-        splits: bags to learn from, to choose on, and to judge on.
-        class_names: a name for each class.
-        content_hash: of what they were drawn from, so that a run is not resumed on other data; of the bags themselves
-            where not given.
-        experiment: what made the run.
-    """
+    """What the bags of a run are."""
 
     name: str
+    """What tables and figures call them."""
     splits: Splits
+    """Bags to learn from, to choose on, and to judge on."""
     class_names: tuple[str, ...] = DEFAULT_NAMES
+    """A name for each class."""
     content_hash: str = ""
+    """Of what they were drawn from, so that a run is not resumed on other data; of the bags themselves where not
+    given."""
     experiment: str = "own_bags"
+    """What made the run."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -28,42 +28,36 @@ FORMAT = 2  # of the folder; raised when a reader of the old one could not read 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run read back, with all that predicting on new bags needs.
-
-    Attributes:
-        path: its folder.
-        config: what `config.json` holds.
-        summary: what `summary.json` holds; None where the run did not come to its end.
-        model: the members' model.
-        members: their best parameters, and how they standardise features.
-        class_names: a name for each class.
-    """
+    """A run read back, with all that predicting on new bags needs."""
 
     path: Path
+    """Its folder."""
     config: dict[str, Any]
+    """What `config.json` holds."""
     summary: Summary | None
+    """What `summary.json` holds; None where the run did not come to its end."""
     model: MIL
+    """The members' model."""
     members: Members
+    """Their best parameters, and how they standardise features."""
     class_names: tuple[str, ...]
+    """A name for each class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run that has come to its end left, but for the parameters.
-
-    Attributes:
-        path: its folder.
-        config: what `config.json` holds.
-        summary: what `summary.json` holds.
-        log: the lines of `metrics.jsonl`.
-        arrays: what `attention.npz` holds.
-    """
+    """What a run that has come to its end left, but for the parameters."""
 
     path: Path
+    """Its folder."""
     config: dict[str, Any]
+    """What `config.json` holds."""
     summary: Summary
+    """What `summary.json` holds."""
     log: list[dict[str, Any]]
+    """The lines of `metrics.jsonl`."""
     arrays: dict[str, np.ndarray]
+    """What `attention.npz` holds."""
 
 
 @checked

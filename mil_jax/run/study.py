@@ -112,21 +112,18 @@ class FoldsConfig(PoolingsConfig):
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study that is running.
-
-    Attributes:
-        name: of its script; with a slash, of the folder before it.
-        question: the docstring of its script.
-        config: its options.
-        out: the folder of its results, which `open_study` makes.
-        watch: counts its seconds.
-    """
+    """A study that is running."""
 
     name: str
+    """Of its script; with a slash, of the folder before it."""
     question: str
+    """The docstring of its script."""
     config: Any
+    """Its options."""
     out: Path
+    """The folder of its results, which `open_study` makes."""
     watch: Stopwatch
+    """Counts its seconds."""
 
 
 def begin(name: str, question: str | None, config: Any, members: int) -> Study:
