@@ -20,15 +20,11 @@ HAEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.07, 0.99, 0.11)
 """Optical density of each stain in red, green and blue, as Ruifrok and Johnston 2001 measured it."""
 
-
-def _stain_matrix() -> np.ndarray:
-    """[3, 3] unit rows: haematoxylin, eosin, and what is orthogonal to both, so that nothing is lost on the way."""
-    rows = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-STAINS = _stain_matrix()
+STAINS = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
+STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
+"""[3, 3] unit rows: haematoxylin, eosin, and what is orthogonal to both, so that nothing is lost on the way."""
 UNSTAINS = np.linalg.inv(STAINS)
+"""By which optical densities become amounts of stain: colour deconvolution (Ruifrok and Johnston 2001)."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +94,6 @@ def vary_stains(
     red, green, blue = jnp.split(lax.optimization_barrier(optical_density(patch)), 3, axis=-1)
     density = red * mix[0] + green * mix[1] + blue * mix[2] + offset
     return jnp.clip(transmitted(density), 0, 1)
-
-
-def stain_amounts(patch: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """Colour deconvolution (Ruifrok and Johnston 2001): amounts of haematoxylin, eosin and the rest in each pixel."""
-    return optical_density(patch) @ UNSTAINS
-
-
-def stained(amounts: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """The inverse of ``stain_amounts``: red, green and blue of the amounts, not clipped."""
-    return transmitted(amounts @ STAINS)
 
 
 def optical_density(light: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -32,8 +32,6 @@ class IdxSet:
     """The four files."""
     class_names: tuple[str, ...]
     """A name for each class, in the order of the labels."""
-    image_shape: tuple[int, int] = (28, 28)
-    """Height and width of every image, in pixels."""
 
 
 def _files(*sizes_and_hashes: tuple[int, str]) -> tuple[IdxFile, ...]:

@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -35,13 +35,9 @@ def start_jax(compute: Compute, members: int) -> None:
 
 def make_cpu_devices(compute: Compute) -> None:
     """One device per core, at least two (see `placement.default_placement`), or as many as asked for."""
-    wanted = compute.devices or max(core_count(), 2)
-    if compute.devices is not None and compute.processes:
-        wanted = -(-compute.devices // compute.processes)
-    try:
+    wanted = -(-compute.devices // (compute.processes or 1)) if compute.devices else max(core_count(), 2)
+    with suppress(RuntimeError):  # JAX has started already, as in a notebook or a test: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", wanted)
-    except RuntimeError:  # JAX has started already, as in a notebook or a test: its devices stay as they are
-        return
 
 
 def placement_of(compute: Compute, members: int) -> Placement:
