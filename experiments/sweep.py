@@ -13,7 +13,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +27,23 @@ from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.run import cli
-from mil_jax.run.config import Compute, DataConfig, aside, check_out, check_seed, settings
+from mil_jax.run.config import DataConfig, settings
 from mil_jax.run.experiment import default_out
 from mil_jax.run.fit import Task, fit_recorded
 from mil_jax.run.folder import RunFolder, check_free, open_run
 from mil_jax.run.processes import placement_of, start_jax
 from mil_jax.run.screen import Stopwatch, print_table, say
+from mil_jax.run.study import StudyConfig
 from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.text import Table, with_error
 from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of the sweep; a value out of range is an InputError."""
+class Config(StudyConfig):
+    """Options of the sweep."""
+
+    can_resume: ClassVar[bool] = True
 
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3)
     """Learning rates of Adam, the rows of the grid."""
@@ -50,21 +53,15 @@ class Config:
     """Seeds at each point of the grid."""
     class_weight_strength: float = 1.0
     """0 for no class weights, 1 for total / (2 * count), between for a part of the way."""
-    seed: int = 0
-    """Decides the bags and the members' keys; all points of the grid share them."""
     data: DataConfig = DataConfig()
     bags: BagsConfig = BagsConfig()
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     one_by_one: bool = False
     """Also time the same runs one after the other, a fit for each."""
-    out: Path | None = aside(None)
-    """The run folder; a new one under runs/sweep where not given."""
-    compute: Compute = aside(Compute())
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_out(self.out)
+        super().__post_init__()
         check_whole("members", self.members, 1)
         check_number("class_weight_strength", self.class_weight_strength, 0)
         for name in ("learning_rates", "l2"):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from mil_jax.errors import InputError, as_array, check_whole, checked
+from mil_jax.datasets.records import UNKNOWN
+from mil_jax.errors import InputError, as_array, check_index, check_whole, checked
 from mil_jax.record import Values, record, static
 
-UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
 ABSENT = -1  # the label of a place for a bag where there is none
 
 
@@ -124,7 +124,7 @@ def fit_scaler(bags: Bags) -> Scaler:
     pool, rows, mask = np.asarray(bags.pool, np.float64), np.asarray(bags.rows), np.asarray(bags.mask)
     if not bags.by_member:
         return Scaler(*_moments(pool, rows[mask]))
-    moments = [_moments(pool, member[held]) for member, held in zip(rows, mask, strict=True)]
+    moments = [_moments(pool, of_member[filled]) for of_member, filled in zip(rows, mask, strict=True)]
     return Scaler(*map(np.stack, zip(*moments, strict=True)))
 
 
@@ -140,11 +140,10 @@ def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 @checked
 def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
     """The bags at `index` [M], in that order; an index beyond 0 to B - 1 is an InputError. The pool stays shared."""
-    at, count = as_array("index", index, whole=True), len(bags.label)
+    at = as_array("index", index, whole=True)
     if bags.by_member:
         raise InputError("bags", bags.rows.shape, "expected bags that all members share")
-    if at.size and not 0 <= at.min() <= at.max() < count:
-        raise InputError("index", int(at.max() if at.max() >= count else at.min()), f"expected 0 to {count - 1}")
+    check_index("index", at, len(bags.label))
     return Bags(bags.pool, jax.tree.map(lambda leaf: np.asarray(leaf)[at], bags.view))
 
 
@@ -196,13 +195,10 @@ def check_bags(argument: str, bags: Bags) -> None:
     """
     rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
     if (mask[..., 1:] & ~mask[..., :-1]).any():
-        raise InputError(
-            f"{argument}.mask", "an instance behind an empty slot", "expected the instances of a bag first"
-        )
-    held = rows[mask]
-    if held.size and not 0 <= held.min() <= held.max() < len(bags.pool):
-        wrong = int(held.max() if held.max() >= len(bags.pool) else held.min())
-        raise InputError(f"{argument}.rows", wrong, f"expected rows of the pool, 0 to {len(bags.pool) - 1}")
+        got = "an instance behind an empty slot"
+        raise InputError(f"{argument}.mask", got, "expected the instances of a bag first")
+    expected = f"expected rows of the pool, 0 to {len(bags.pool) - 1}"
+    check_index(f"{argument}.rows", rows[mask], len(bags.pool), expected)
     if not bags.kind.pixels and not np.isfinite(np.asarray(bags.pool)).all():
         raise InputError(f"{argument}.pool", "NaN or infinite", "expected finite values")
     if not np.size(bags.label):

@@ -57,6 +57,6 @@ def _find_one_slot(weight: np.ndarray) -> str | None:
         return None
     return (
         f"Attention has collapsed to one slot: over {len(weight)} bags, slot {slot} gets {share[slot]:.3f} of the "
-        f"weight on average (above {ONE_SLOT_ABOVE:g}), so it follows the place in the bag and not what is there. Check "
-        f"that instances stand in random order in their bags; if they do, try {WHAT_TO_TRY}."
+        f"weight on average (above {ONE_SLOT_ABOVE:g}), so it follows the place in the bag and not what is there. "
+        f"Check that instances stand in random order in their bags; if they do, try {WHAT_TO_TRY}."
     )

@@ -59,6 +59,13 @@ def check_number(
         raise InputError(argument, value, f"expected a number, {floor}{ceiling}")
 
 
+def check_index(argument: str, index: np.ndarray, count: int, expected: str = "", *, least: int = 0) -> None:
+    """Refuses, by an InputError, whole numbers of which one is not `least` to `count` - 1."""
+    outside = index[(index < least) | (index >= count)]
+    if outside.size:
+        raise InputError(argument, int(outside.flat[0]), expected or f"expected {least} to {count - 1}")
+
+
 def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
     """Refuses, by an InputError, what is none of the choices."""
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
 from mil_jax.bags import ABSENT, UNKNOWN, Bags
-from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
+from mil_jax.errors import InputError, as_array, check_index, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
 from mil_jax.sampling import Splits
@@ -108,9 +108,8 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
     """Bags with a member axis: member s has those at `index[s]`, none where that is -1; below is an InputError."""
     count = len(bags.label)
-    if index.size and not -1 <= index.min() <= index.max() < count:
-        wrong = int(index.max() if index.max() >= count else index.min())
-        raise InputError("index", wrong, f"expected folds of these {count} bags: 0 to {count - 1}, or -1 for no bag")
+    expected = f"expected folds of these {count} bags: 0 to {count - 1}, or -1 for no bag"
+    check_index("index", index, count, expected, least=-1)
     absent, at = index < 0, np.maximum(index, 0)
 
     def pick(values: Any, blank: Any) -> np.ndarray:

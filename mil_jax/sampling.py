@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, Key, Shaped
 
 from mil_jax.bags import UNKNOWN, Bags, Values, View, stack_bags
 from mil_jax.datasets import Dataset
-from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
+from mil_jax.errors import InputError, as_array, check_index, check_number, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +169,7 @@ def _checked_rows(pool_size: int, label: np.ndarray, among: np.ndarray | None) -
     if label.shape != (pool_size,):
         raise InputError("classes", label.shape, f"expected one for each of the {pool_size} instances")
     chosen = np.arange(pool_size) if among is None else as_array("among", among, whole=True)
-    if chosen.size and not 0 <= chosen.min() <= chosen.max() < pool_size:
-        wrong = int(chosen.max() if chosen.max() >= pool_size else chosen.min())
-        raise InputError("among", wrong, f"expected rows 0 to {pool_size - 1}")
+    check_index("among", chosen, pool_size, f"expected rows 0 to {pool_size - 1}")
     if len(np.unique(chosen)) < len(chosen):
         raise InputError("among", f"{len(chosen) - len(np.unique(chosen))} repeated rows", "expected each row once")
     return chosen

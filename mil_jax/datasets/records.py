@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from mil_jax.errors import InputError
+from mil_jax.errors import LARGEST, InputError
 
-UNKNOWN = -1  # the label of an instance that nobody has labelled
-MAX_INT32 = 2**31 - 1
+UNKNOWN = -1  # the label of an instance that nobody has labelled, and of an empty slot of a bag
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class BagSet:
         sizes = _whole("sizes", self.sizes, len(self.bag_names), low=1)
         if not len(x) == sizes.sum() > 0:
             raise InputError("sizes", sizes[:5].tolist(), f"expected {len(x)} instances in all, and at least one bag")
-        label = _whole("label", self.label, len(sizes), high=(len(self.class_names) or MAX_INT32) - 1)
+        label = _whole("label", self.label, len(sizes), high=len(self.class_names) - 1 if self.class_names else LARGEST)
         truth, kind, position = self.instance_label, self.instance_class, self.position
         truth = np.full(len(x), UNKNOWN) if np.size(truth) == 0 else truth
         truth = _whole("instance_label", truth, len(x), low=-1, high=1)
@@ -131,7 +130,7 @@ def _values(x: Any, argument: str = "x") -> np.ndarray:
     return x
 
 
-def _whole(argument: str, values: Any, count: int, low: int = 0, high: int = MAX_INT32) -> np.ndarray:
+def _whole(argument: str, values: Any, count: int, low: int = 0, high: int = LARGEST) -> np.ndarray:
     """Returns ``count`` whole numbers of a range, as int32."""
     try:
         array = np.asarray(values)

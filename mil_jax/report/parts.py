@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_index
 from mil_jax.text import Table
 
 Values = np.ndarray | Array
@@ -100,12 +100,9 @@ class Gallery:
         for name, shape in (shapes | {"classes": given[2:]}).items():
             if np.shape(getattr(self, name)) != shape:
                 raise InputError(f"{name}.shape", np.shape(getattr(self, name)), f"expected {shape}, as the others are")
-        limits = {"label": (self.label, given[2])}
+        check_index("label", np.asarray(self.label), given[2])
         if self.pool is not None:
-            limits["rows"] = self.rows[self.mask], len(self.pool)
-        for name, (index, limit) in limits.items():
-            if index.size and not 0 <= index.min() <= index.max() < limit:
-                raise InputError(name, [int(index.min()), int(index.max())], f"expected 0 to {limit - 1}")
+            check_index("rows", np.asarray(self.rows[self.mask]), len(self.pool))
 
 
 Part: TypeAlias = Text | Settings | Table | Picture | Gallery

@@ -39,6 +39,8 @@ from mil_jax.training import EpochInfo, FitConfig, FitState
 class StudyConfig:
     """What every study can be told; a value out of range is an InputError."""
 
+    can_resume: ClassVar[bool] = False
+
     seed: int = 0
     """Decides everything that is drawn."""
     out: Path | None = aside(None)
@@ -48,7 +50,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_out(self.out)
-        if self.compute.resume:
+        if self.compute.resume and not self.can_resume:
             raise InputError("resume", True, "expected another folder: a study keeps its rows, and is started anew")
 
 
