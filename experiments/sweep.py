@@ -176,8 +176,11 @@ def write(
 def print_results(rows: list[dict[str, Any]], seconds: dict[str, float], out: Path) -> None:
     """The table, the chosen point, and the seconds."""
     names = ("val_loss", "test_accuracy", "test_auc", "hit_at_1", "normalized_entropy")
-    score = lambda row, name: with_error(row[name], row[f"{name}_se"], digits=4)  # noqa: E731
-    cells = [[f"{row['learning_rate']:g}", f"{row['l2']:g}", *(score(row, name) for name in names)] for row in rows]
+    scores = [{name: with_error(row[name], row[f"{name}_se"], digits=4) for name in names} for row in rows]
+    cells = [
+        [f"{row['learning_rate']:g}", f"{row['l2']:g}", *of_row.values()]
+        for row, of_row in zip(rows, scores, strict=True)
+    ]
     columns = ("rate", "L2", "val loss", "test accuracy", "test AUC", "hit@1", "entropy")
     note = "rate: of learning; entropy: of the attention, as a share of log K, on positive test bags"
     print_table(Table("Mean ± standard error over seeds", columns, cells, note))
@@ -187,7 +190,7 @@ def print_results(rows: list[dict[str, Any]], seconds: dict[str, float], out: Pa
     best = chosen(rows)
     say(
         f"lowest validation loss: learning rate {best['learning_rate']:g}, L2 {best['l2']:g}; "
-        f"there, test accuracy {score(best, 'test_accuracy')}"
+        f"there, test accuracy {scores[rows.index(best)]['test_accuracy']}"
     )
     say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     say(f"run folder: {out}")

@@ -176,8 +176,7 @@ def stack_bags(draws: Sequence[Bags]) -> Bags:
     pool = draws[0].pool
     if any(draw.pool is not pool and not np.array_equal(draw.pool, pool) for draw in draws):
         raise InputError("draws", f"{len(draws)} draws", "expected draws from one pool")
-    stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731
-    return Bags(pool, jax.tree.map(stack, *(draw.view for draw in draws)))
+    return Bags(pool, jax.tree.map(lambda *leaves: np.stack(leaves), *(draw.view for draw in draws)))
 
 
 def of_member(bags: Bags, member: int) -> Bags:

@@ -38,21 +38,21 @@ class RunError(Exception):
 LARGEST = 2**31 - 1  # of the whole numbers that arrays are indexed and labelled with
 
 
-def check_whole(argument: str, value: object, least: int, most: int = LARGEST) -> None:
+def check_whole(argument: str, value: Any, least: int, most: int = LARGEST) -> None:
     """Refuses, by an InputError, what is not a whole number from `least` to `most`."""
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:  # type: ignore[operator]
-        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"  # type: ignore[operator]
+    if not is_whole or not least <= value <= most:
+        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
 def check_number(
-    argument: str, value: object, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
+    argument: str, value: Any, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
 ) -> None:
     """Refuses, by an InputError, what is not a number between `low` and `high`; `ends` says which of them belongs."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    above = is_number and (value > low or (ends[0] == "[" and value == low))  # type: ignore[operator]
-    below = is_number and (value < high or (ends[1] == "]" and value == high))  # type: ignore[operator]
+    above = is_number and (value > low or (ends[0] == "[" and value == low))
+    below = is_number and (value < high or (ends[1] == "]" and value == high))
     if not (above and below):
         floor = f"{'at least' if ends[0] == '[' else 'more than'} {low:g}"
         ceiling = f" and {'at most' if ends[1] == ']' else 'less than'} {high:g}" if high < math.inf else ", and finite"

@@ -184,7 +184,8 @@ def build_pooling(config: ModelConfig) -> nn.Module:
         gated, concat = config.pooling == "gated_attention", config.head == "concat"
         return AttentionPooling(config.attention_units, gated, concat, config.chunk)
     level, kind = config.pooling.split("_", 1)
-    return (EmbeddingPooling if level == "embedding" else InstancePooling)(kind)  # type: ignore[arg-type]
+    pooling: Any = EmbeddingPooling if level == "embedding" else InstancePooling
+    return pooling(kind)
 
 
 # ---- parameters ----
@@ -198,13 +199,13 @@ def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: 
 
 def apply(model: MIL, params: Params, instances: Array, mask: Values, key: Key[Array, ""] | None = None) -> MILOutput:
     """The model's output for one bag, given its parameters; with augmentation and dropout where there is a key."""
-    if key is None:
-        return model.apply({"params": params}, instances, mask)  # type: ignore[return-value]
-    key_augment, key_dropout = jax.random.split(key)
-    if model.augment is not None:
-        instances = model.augment(key_augment, instances)
-    rngs = {"dropout": key_dropout} if drops(model) else None
-    return model.apply({"params": params}, instances, mask, rngs=rngs)  # type: ignore[return-value]
+    rngs = None
+    if key is not None:
+        key_augment, key_dropout = jax.random.split(key)
+        instances = instances if model.augment is None else model.augment(key_augment, instances)
+        rngs = {"dropout": key_dropout} if drops(model) else None
+    output: Any = model.apply({"params": params}, instances, mask, rngs=rngs)
+    return output
 
 
 def drops(model: MIL) -> bool:

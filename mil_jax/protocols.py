@@ -10,6 +10,7 @@ bags.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
-from mil_jax.bags import ABSENT, UNKNOWN, Bags
+from mil_jax.bags import ABSENT, UNKNOWN, Bags, Values
 from mil_jax.errors import InputError, as_array, check_index, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
@@ -142,8 +143,8 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
         raise InputError("probability", given.shape, f"expected the positive class alone, {classes.shape}")
     if not ((given >= 0) & (given <= 1)).all():
         raise InputError("probability", "not from 0 to 1", "expected probabilities")
-    held = classes >= 0
-    score, truth = given.astype(float)[held], classes[held] > 0
+    present = classes >= 0
+    score, truth = given.astype(float)[present], classes[present] > 0
     edges = np.unique(np.concatenate([[0.0, 1.0], score]))
     candidates = np.concatenate([[0.5], (edges[1:] + edges[:-1]) / 2])
     right = ((score >= candidates[:, None]) == truth).sum(axis=1)
@@ -151,12 +152,12 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def pool_repeats(values: Shaped[np.ndarray, "S W"], test: Int[np.ndarray, "S W"], repeats: int) -> np.ndarray:
+def pool_repeats(values: Shaped[Values, "S W"], test: Int[np.ndarray, "S W"], repeats: int) -> np.ndarray:
     """Values of test bags, put in the order of the bags: [repeats, B]; in a repeat every bag is judged once."""
     folds = len(test) // repeats
     pooled = np.empty((repeats, test.max() + 1, *values.shape[2:]), values.dtype)
-    for member, (own, bags) in enumerate(zip(values, test, strict=True)):
-        pooled[member // folds, bags[bags >= 0]] = own[bags >= 0]
+    for member, (of_member, bags) in enumerate(zip(np.asarray(values), test, strict=True)):
+        pooled[member // folds, bags[bags >= 0]] = of_member[bags >= 0]
     return pooled
 
 
@@ -206,7 +207,7 @@ def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds)
     ]
     positive = np.asarray(test.probability)[..., 1]
     by_choice = positive >= np.array(thresholds)[:, None]
-    pool = lambda values: pool_repeats(np.asarray(values), folds.test, repeats)  # noqa: E731
+    pool = partial(pool_repeats, test=folds.test, repeats=repeats)
     return Crossed(pool(splits.test.label)[0], pool(positive), pool(positive >= 0.5), pool(by_choice), test)
 
 

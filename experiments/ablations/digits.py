@@ -98,13 +98,13 @@ def draw(
     order = np.argsort(study.config.classes)
     names = [points[i].name for i in order], list(study.data.class_names)
     titles = ("class that makes a bag positive", "true class of the instance", "mean attention weight")
-    heat_map = lambda values: plots.heat_map(values[order], *names, *titles, number_format=".2f")  # noqa: E731
+    maps = [plots.heat_map(values[order], *names, *titles, number_format=".2f") for values in (everywhere, negative)]
     strips = findings.strips(study, rows, [points[i] for i in order])
     caption = "1 / K, the weight of an instance under uniform attention, is 0.33."
     return {
-        "attention_by_class": (heat_map(everywhere), caption),
+        "attention_by_class": (maps[0], caption),
         "attention_in_negative_bags": (
-            heat_map(negative),
+            maps[1],
             f"Bags without the class only: what attention turns to instead. {caption}",
         ),
         "digits": (plots.seeds_by_group(strips), "A dot is a seed; the mean in its 95 % interval."),

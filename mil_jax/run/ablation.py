@@ -144,9 +144,8 @@ def join(draws: Sequence[Splits]) -> Splits:
 
 def join_points(points: Sequence[Splits]) -> Splits:
     """The bags of the members of several points as those of one ensemble: [P * S, B, K]."""
-    joined = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])  # noqa: E731
     return Splits(*(
-        Bags(parts[0].pool, jax.tree.map(joined, *(part.view for part in parts)))
+        Bags(parts[0].pool, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.view for part in parts)))
         for parts in zip(*points, strict=True)
     ))  # fmt: skip
 
@@ -172,5 +171,5 @@ def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[s
 def measures_of(judged: Evaluation) -> dict[str, np.ndarray]:
     """The numbers of evaluations [R] by the names of `MEASURES`, but for `collapsed`."""
     flat = flatten(judged)
-    prefix = lambda name: "positive_" if name in OF_ATTENTION else "bags_"  # noqa: E731
-    return {name: flat[prefix(name) + name] for name in MEASURES if name != "collapsed"}
+    groups = {name: "positive" if name in OF_ATTENTION else "bags" for name in MEASURES if name != "collapsed"}
+    return {name: flat[f"{group}_{name}"] for name, group in groups.items()}

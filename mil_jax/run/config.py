@@ -7,15 +7,13 @@ A config nests records; as options of a command they are flat. A field made by `
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mil_jax.errors import InputError, check_fields, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
 from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
-
-Config = TypeVar("Config")
 
 DEFAULT_NAMES = ("negative", "positive")  # of two classes that have no names of their own
 
@@ -176,10 +174,10 @@ def settings(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, {"paths": paths, "output": rest, **how}
 
 
-def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+def with_options(config: Any, options: Mapping[str, Any]) -> Any:
     """The config with options as JSON has them; those of `compute` stay as they are."""
     values = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and field.name != "compute":
             values[field.name] = with_options(value, options)
@@ -187,4 +185,4 @@ def with_options(config: Config, options: Mapping[str, Any]) -> Config:
             given = options[field.name]
             is_path = field.name.endswith("_dir") and given
             values[field.name] = tuple(given) if isinstance(given, list) else Path(given) if is_path else given
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    return dataclasses.replace(config, **values)

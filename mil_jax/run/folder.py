@@ -87,12 +87,12 @@ class RunFolder:
 
         self._put(name, save)
 
-    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+    def write_arrays(self, name: str, **arrays: Any) -> None:
         """Writes a compressed NumPy archive; the same arrays give the same bytes."""
 
         def save(path: Path) -> None:
             with path.open("wb") as file:  # given a path, NumPy would change its ending
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                np.savez_compressed(file, **arrays)
 
         self._put(name, save)
 

@@ -66,8 +66,7 @@ class Summary:
 
     def rows(self) -> list[dict[str, Any]]:
         """The members as rows of a CSV file."""
-        join = lambda value: "; ".join(value) if isinstance(value, list) else value  # noqa: E731
-        return [{name: join(value) for name, value in row.items()} for row in self.members]
+        return [row | {"warnings": "; ".join(row["warnings"])} if "warnings" in row else row for row in self.members]
 
     def results_table(self, most_members: int) -> Table:
         """A row for each member, then their mean and standard deviation, and the ensemble."""
