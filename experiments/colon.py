@@ -121,8 +121,8 @@ def nucleus_scores(crossed: Crossed, test: Bags, repeats: int) -> dict[str, np.n
     }
     known = np.asarray(test.instance_label) >= 0
     pooled = [
-        float(metrics.roc_auc(jnp.asarray(score[held]), jnp.asarray(truth[held])))
-        for score, truth, held in zip(
+        float(metrics.roc_auc(jnp.asarray(score[of_known]), jnp.asarray(truth[of_known])))
+        for score, truth, of_known in zip(
             *(np.split(np.asarray(part), repeats) for part in (crossed.test.scores, test.instance_label, known)),
             strict=True,
         )

@@ -72,13 +72,13 @@ def main(config: Config) -> Path:
     study = begin("seed_spread", __doc__, config, config.members)
     data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
     key, _ = jax.random.split(jax.random.key(config.seed))
-    shared = own = sample_splits(key, data, config.bags)
+    shared = by_member = sample_splits(key, data, config.bags)
     if any("bags" in parts.split(",") for parts in config.vary):
-        own = sample_splits_of_members(key, data, config.bags, config.members)
+        by_member = sample_splits_of_members(key, data, config.bags, config.members)
     with open_study(study, {"name": data.name, "content_hash": data.content_hash}) as run:
         rows: list[dict[str, Any]] = []
         for parts in config.vary:
-            splits = own if "bags" in parts.split(",") else shared
+            splits = by_member if "bags" in parts.split(",") else shared
             problem = Problem(data.name, splits, content_hash=data.content_hash, experiment="mnist_bags")
             rows += spread_rows(parts, scores_of(run_bags(config.run(parts, study.out), problem)))
         run.write_csv("results.csv", rows)

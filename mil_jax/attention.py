@@ -192,7 +192,7 @@ def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) ->
     divergence = _entropy(mean) - jnp.mean(jax.vmap(_entropy)(weight))
     return MemberAgreement(
         mean=mean,
-        std=_sample_std(weight, mean),
+        std=_safe_sqrt(jnp.sum((weight - mean) ** 2, axis=0) / max(members - 1, 1)),
         rank_agreement=jnp.where(jnp.any(mask), _mean_spearman(weight, mask), 0),
         jensen_shannon=jnp.maximum(divergence, 0) if members > 1 else jnp.zeros_like(divergence),
         top_stability=jnp.max(votes, initial=0).astype(weight.dtype),
@@ -221,10 +221,9 @@ def _below_minus_above(above: Array, at_or_above: Array, mask: Array) -> Array:
     return jnp.where(mask, jnp.sum(mask) - at_or_above - above, 0)
 
 
-def _sample_std(weight: Array, mean: Array) -> Array:
-    variance = jnp.sum((weight - mean) ** 2, axis=0) / max(weight.shape[0] - 1, 1)
-    some = variance > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1)), 0)
+def _safe_sqrt(value: Array) -> Array:
+    some = value > 0  # the root of 0 has no finite gradient
+    return jnp.where(some, jnp.sqrt(jnp.where(some, value, 1)), 0)
 
 
 def _mean_spearman(weight: Array, mask: Array) -> Array:

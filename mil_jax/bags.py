@@ -163,11 +163,7 @@ def pad(bags: Bags, bag_size: int) -> Bags:
 
 @checked
 def stack_bags(draws: Sequence[Bags]) -> Bags:
-    """Bags that differ by member: S draws from one pool become `Bags` whose view has a leading axis S.
-
-    Raises:
-        InputError: no draws, draws from different pools or of different shapes.
-    """
+    """Bags that differ by member: draws of one pool and shape become `Bags` with an axis S; else an InputError."""
     if not draws or not all(isinstance(draw, Bags) for draw in draws):
         raise InputError("draws", str(draws)[:80], "expected the bags of at least one member")
     if len({draw.rows.shape for draw in draws}) != 1:
@@ -187,11 +183,7 @@ def of_member(bags: Bags, member: int) -> Bags:
 
 
 def check_bags(argument: str, bags: Bags) -> None:
-    """Refuses bags that would give a wrong result in silence: rows that the pool has not, values that are no numbers.
-
-    Raises:
-        InputError: names the first thing that is wrong.
-    """
+    """Refuses, by an InputError, what would go wrong in silence, as rows that the pool has not or values not finite."""
     rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
     if (mask[..., 1:] & ~mask[..., :-1]).any():
         got = "an instance behind an empty slot"

@@ -57,7 +57,7 @@ def mean_intervals(
     """
 
     def one(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        held, counted = row
-        return mean_where(held, counted), *bootstrap_interval(held, key, level, resamples, counted)
+        of_row, counted = row
+        return mean_where(of_row, counted), *bootstrap_interval(of_row, key, level, resamples, counted)
 
     return jax.lax.map(one, (values, where))

@@ -167,11 +167,7 @@ def alone(model: MIL, embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled
 
 @checked
 def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augment: Augment | None = None) -> MIL:
-    """The model that `config` describes, for a target; its defaults are the Keras example's model.
-
-    Raises:
-        InputError: an output that the target cannot have.
-    """
+    """The model that `config` describes (the Keras example's), for a target; an InputError where they do not fit."""
     if config.output == "sigmoid" and target.count != 2:
         raise InputError("output", config.output, f"expected 'softmax' for {target.count} classes")
     encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout)
@@ -229,9 +225,8 @@ def param_shapes(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> 
         return jax.eval_shape(lambda key: init_params(model, key, bag_size, instance_shape), jax.random.key(0))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            "instances", list(instance_shape), f"expected instances that the encoder can take ({reason:.150})"
-        ) from None
+        expected = f"expected instances that the encoder can take ({reason:.150})"
+        raise InputError("instances", list(instance_shape), expected) from None
 
 
 @checked

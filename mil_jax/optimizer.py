@@ -85,10 +85,10 @@ def by_member(hyper: Hyper, members: int) -> Hyper:
 
     def spread(path: Any, leaf: Any) -> np.ndarray:
         shape = np.shape(leaf)
-        own = shape[len(shape) - (path[0].name in ("class_weight", "scaler")) :]
-        if shape not in (own, (members, *own)):
-            raise InputError(path[0].name, shape, f"expected {own}, or {(members, *own)} for {members} members")
-        return np.broadcast_to(leaf, (members, *own))
+        shared = shape[len(shape) - (path[0].name in ("class_weight", "scaler")) :]
+        if shape not in (shared, (members, *shared)):
+            raise InputError(path[0].name, shape, f"expected {shared}, or {(members, *shared)} for {members} members")
+        return np.broadcast_to(leaf, (members, *shared))
 
     return jax.tree_util.tree_map_with_path(spread, hyper)
 

@@ -106,8 +106,8 @@ def pool_in_chunks(
 
     @jax.checkpoint
     def add(carry: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[Any, Array]:
-        (top, total, weighted), (h, held) = carry, part
-        scores = jnp.where(held, scores_of(h), -jnp.inf)
+        (top, total, weighted), (h, filled) = carry, part
+        scores = jnp.where(filled, scores_of(h), -jnp.inf)
         # The result does not depend on the shift, so neither does its gradient.
         higher = lax.stop_gradient(jnp.maximum(top, scores.max()))
         shrink, weight = jnp.exp(top - higher), jnp.exp(scores - higher)
@@ -134,16 +134,16 @@ class EmbeddingPooling(nn.Module):
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Joins the embeddings [K, D] of the instances in `mask` [K]."""
-        held, count = mask[:, None], jnp.maximum(mask.sum(), 1)
+        filled, count = mask[:, None], jnp.maximum(mask.sum(), 1)
         if self.kind == "mean":
-            return Pooled(jnp.sum(embeddings, axis=0, where=held) / count, mask / count)
+            return Pooled(jnp.sum(embeddings, axis=0, where=filled) / count, mask / count)
         if self.kind == "lse":
             # Where there is no instance, neither the value nor the gradient may be infinite.
-            some = jnp.where(held | ~mask.any(), embeddings, -jnp.inf)
+            some = jnp.where(filled | ~mask.any(), embeddings, -jnp.inf)
             joined = jax.nn.logsumexp(some, axis=0) - jnp.log(count)
-            return Pooled(jnp.where(mask.any(), joined, 0), masked_softmax(embeddings, held).mean(axis=1))
-        joined = jnp.max(embeddings, axis=0, where=held, initial=-jnp.inf)
-        reached = held & (embeddings == joined)
+            return Pooled(jnp.where(mask.any(), joined, 0), masked_softmax(embeddings, filled).mean(axis=1))
+        joined = jnp.max(embeddings, axis=0, where=filled, initial=-jnp.inf)
+        reached = filled & (embeddings == joined)
         share = reached / jnp.maximum(reached.sum(axis=0), 1)
         return Pooled(jnp.where(mask.any(), joined, 0), share.mean(axis=1))
 
@@ -163,16 +163,16 @@ class InstancePooling(nn.Module):
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Joins log odds [K, C - 1] of the instances in `mask` [K], of each class against class 0."""
-        held, some = mask[:, None], mask.any()
-        odds = jnp.where(held | ~some, embeddings, -jnp.inf if self.kind == "max" else 0)
+        filled, some = mask[:, None], mask.any()
+        odds = jnp.where(filled | ~some, embeddings, -jnp.inf if self.kind == "max" else 0)
         if self.kind == "max":
             joined = odds.max(axis=0)
         elif self.kind == "mean":
-            log_sum = lambda x: jax.nn.logsumexp(jnp.where(held | ~some, nn.log_sigmoid(x), -jnp.inf), axis=0)  # noqa: E731
-            joined = log_sum(odds) - log_sum(-odds)
+            log = [jnp.where(filled | ~some, nn.log_sigmoid(x), -jnp.inf) for x in (odds, -odds)]
+            joined = jax.nn.logsumexp(log[0], axis=0) - jax.nn.logsumexp(log[1], axis=0)
         else:
             # -log Π (1 - p_k), and log odds of 1 - exp(-that).
-            evidence = jnp.maximum(jnp.sum(nn.softplus(odds), axis=0, where=held | ~some), jnp.finfo(odds.dtype).tiny)
+            evidence = jnp.maximum(jnp.sum(nn.softplus(odds), axis=0, where=filled | ~some), jnp.finfo(odds.dtype).tiny)
             joined = evidence + jnp.log(-jnp.expm1(-evidence))
         score = jnp.where(mask, nn.sigmoid(embeddings).max(axis=1), 0)
         return Pooled(jnp.where(some, joined, 0), score / jnp.maximum(score.sum(), jnp.finfo(score.dtype).tiny))

@@ -140,7 +140,7 @@ def sample_bags(
         key: decides the draw, and nothing else does.
         instances: [N, ...] the pool.
         classes: [N] the class of each instance.
-        law: sizes of the bags, the positive class, the share of positive bags.
+        law: by which bags are drawn.
         count: B, at least 1.
         among: [M] rows of the pool to draw from, each once; all where not given.
 

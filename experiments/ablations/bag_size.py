@@ -23,6 +23,7 @@ from mil_jax.model import ModelConfig, build
 from mil_jax.run import ablation, cli, findings
 from mil_jax.run.screen import say
 from mil_jax.run.study import train
+from mil_jax.sampling import Splits
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Config(ablation.AblationConfig):
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     study = ablation.prepare("bag_size", __doc__, config)
-    summed = [measure(study, config, size, "sum") for size in config.sizes]
-    points = compare_all([*summed, measure(study, config, config.sizes[0], "concat")])
+    laws = {"positive_class": config.positive_class, "positive_share": config.positive_share}
+    drawn = {size: ablation.join(ablation.draw(study, config.bags(bag_size=size, **laws))) for size in config.sizes}
+    summed = [measure(study, size, "sum", splits) for size, splits in drawn.items()]
+    points = compare_all([*summed, measure(study, config.sizes[0], "concat", drawn[config.sizes[0]])])
     rows = tabulate(points, list(config.labels), config.seed)
     names = [point.name for point in summed]
     panels = findings.panels(study, rows, {"head sum": names})
@@ -67,11 +70,9 @@ def main(config: Config) -> Path:
     return findings.conclude(study, points, rows, figures)
 
 
-def measure(study: ablation.Ablation, config: Config, size: int, head: Literal["sum", "concat"]) -> Point:
+def measure(study: ablation.Ablation, size: int, head: Literal["sum", "concat"], splits: Splits) -> Point:
     """Trains all seeds on bags of one size, and judges them."""
     say(f"bags of {size}, head {head}")
-    law = config.bags(bag_size=size, positive_class=config.positive_class, positive_share=config.positive_share)
-    splits = ablation.join(ablation.draw(study, law))
     mil = build(ModelConfig(head=head))
     trained, _ = train(study, ablation.task_of(study, mil, splits))
     scores = ablation.scores_of(study, mil, trained.members, splits.test) | {"hit_by_chance": by_chance(splits.test)}

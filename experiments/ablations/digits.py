@@ -57,8 +57,8 @@ def main(config: Config) -> Path:
     trained, _ = train(study, ablation.task_of(study, mil, splits))
     scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), len(config.classes))
     points = compare_all([
-        Point(str(study.data.class_names[number]), {"class": number}, own)
-        for number, own in zip(config.classes, scores, strict=True)
+        Point(str(study.data.class_names[number]), {"class": number}, of_class)
+        for number, of_class in zip(config.classes, scores, strict=True)
     ])  # fmt: skip
     rows = tabulate(points, list(config.labels), config.seed)
     weights = np.asarray(predict(mil, trained.members, splits.test).attention)

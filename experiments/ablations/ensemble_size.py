@@ -106,8 +106,8 @@ def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point
 def gain(alone: Point, point: Point) -> Point:
     """The point against single members: each ensemble's score less the mean of its own members' scores."""
     size, count = int(point.name), len(point.scores["loss"])
-    own = {name: values[: size * count].reshape(count, size).mean(axis=1) for name, values in alone.scores.items()}
-    return compare(point, Point("its own members", {}, own))
+    means = {name: values[: size * count].reshape(count, size).mean(axis=1) for name, values in alone.scores.items()}
+    return compare(point, Point("its own members", {}, means))
 
 
 def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point]) -> findings.Figures:

@@ -48,7 +48,7 @@ with registered.skip_registration():
 
         def _info(self) -> tfds.core.DatasetInfo:
             # A feature of type Image would need TensorFlow to write its PNG.
-            image = tfds.features.Tensor(shape=(28, 28), dtype=np.uint8, encoding="zlib")
+            image = tfds.features.Tensor(shape=self.idx_set.image_shape, dtype=np.uint8, encoding="zlib")
             label = tfds.features.ClassLabel(names=list(self.idx_set.class_names))
             return tfds.core.DatasetInfo(
                 builder=self,

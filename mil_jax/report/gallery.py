@@ -53,7 +53,9 @@ def show(gallery: Gallery) -> dict[str, Any]:
     facts, mask = judge(gallery), np.asarray(gallery.mask)
     shown = shown_slots(facts.weight, mask)
     hidden, most_tiles = mask & ~shown, int(shown.sum(axis=1).max())
-    sprites, marks = sprites_of(gallery, shown), truth_marks(np.asarray(gallery.instance_label), mask)
+    sprites, truth = sprites_of(gallery, shown), np.asarray(gallery.instance_label)
+    known = ((truth >= 0) & mask).any(axis=1, keepdims=True)  # others of such a bag are marked as unknown
+    marks = np.where(truth == 1, "▲", np.where((truth == -1) & known, "?", ""))
     top = weight_scale(np.nan_to_num(facts.weight), mask)
     frames = [weight_frame(level / LEVELS) for level in range(LEVELS + 1)]  # as in the project's figures
     return {
@@ -145,12 +147,6 @@ def image_size(sprites: Sprites | None, most_tiles: int) -> tuple[int, int]:
     # Whole multiples of a small image keep all of its pixels alike.
     scale = max(room // sprites.width, 1) if sprites.width <= room else room / sprites.width
     return round(sprites.width * scale), round(sprites.height * scale)
-
-
-def truth_marks(instance_label: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mark of each slot: a triangle where it is positive, a question mark where others alone are known."""
-    known = ((instance_label >= 0) & mask).any(axis=1, keepdims=True)
-    return np.where(instance_label == 1, "▲", np.where((instance_label == -1) & known, "?", ""))
 
 
 def make_tiles(

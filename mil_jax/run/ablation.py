@@ -164,7 +164,7 @@ def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[s
     """All of `MEASURES` for each member [S], on shared bags or on each member's own."""
     with study.watch.phase("evaluate"):
         predicted = predict(mil, members, part, placement_of(study.config.compute, members.count))
-        collapsed = np.array([bool(found) for found in warnings_of(predicted, part)], float)
+        collapsed = np.array([bool(warnings) for warnings in warnings_of(predicted, part)], float)
         return measures_of(evaluate_members(predicted, part)) | {"collapsed": collapsed}
 
 

@@ -26,7 +26,7 @@ from mil_jax.ensemble import predict
 from mil_jax.members import Members
 from mil_jax.model import MIL
 from mil_jax.run.ablation import Ablation
-from mil_jax.run.config import fields_of
+from mil_jax.run.config import settings
 from mil_jax.run.processes import placement_of
 from mil_jax.run.screen import print_table, say
 from mil_jax.run.study import open_study
@@ -164,6 +164,6 @@ def page(study: Ablation, remarks: Sequence[str], parts: Sequence[report.Part], 
     """The report as HTML."""
     title, *text = study.question.strip().split("\n\n")
     about = report.Text("About", [*(" ".join(paragraph.split()) for paragraph in text[:1]), *remarks])
-    options = {name: value for name, value, is_aside in fields_of(study.config) if not is_aside}
-    settings = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
-    return report.render(title, [about, *parts, settings], subtitle=study.data.name)
+    options, _ = settings(study.config)
+    about_run = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
+    return report.render(title, [about, *parts, about_run], subtitle=study.data.name)

@@ -207,12 +207,12 @@ def open_run(
         raise InputError("out", str(path), f"expected a folder that can be made ({error})") from None
     lock = FileLock(path / ".lock")
     try:
-        held = lock.acquire(timeout=0)
+        locked = lock.acquire(timeout=0)
     except Timeout:
         raise InputError("out", str(path), "expected another folder: another process is running in it") from None
     except OSError as error:
         raise InputError("out", str(path), f"expected a folder that can be written to ({error})") from None
-    with held:
+    with locked:
         if not resume:
             content = {"format": FORMAT, **config, **how, "versions": versions()}
             run.write_json("config.json", content)

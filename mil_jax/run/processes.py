@@ -18,11 +18,7 @@ from mil_jax.run.config import Compute
 
 
 def start_jax(compute: Compute, members: int) -> None:
-    """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts.
-
-    Raises:
-        InputError: options that do not go together, or devices that there are not.
-    """
+    """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts."""
     folder = cache_folder(compute.compilation_cache)
     jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -62,11 +62,7 @@ class FinishedRun:
 
 @checked
 def load_run(path: Path | str) -> Run:
-    """Reads a run back; its parameters predict on new bags with `ensemble.predict`.
-
-    Raises:
-        InputError: no run there, one of a newer format, or one without parameters.
-    """
+    """Reads a run back, to predict on new bags by `ensemble.predict`; an InputError where there is no whole one."""
     path = Path(path)
     config = read_config(path)
     if config["format"] < 2:
@@ -86,11 +82,7 @@ def load_run(path: Path | str) -> Run:
 
 @checked
 def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
-    """Reads what a run left that has come to its end; touches nothing.
-
-    Raises:
-        InputError: no run there, one of a newer format, one that has not come to its end, or a damaged file.
-    """
+    """Reads what a run left, touching nothing; an InputError where it has not come to its end, or is damaged."""
     path = Path(path)
     config = read_config(path, argument)
     if not (path / "summary.json").exists():

@@ -129,11 +129,7 @@ class Study:
 
 
 def begin(name: str, question: str | None, config: Any, members: int) -> Study:
-    """Refuses a folder that is taken and starts JAX, for so many members at most; nothing is written.
-
-    Raises:
-        InputError: a folder that holds a run already or cannot be made, or devices that there are not.
-    """
+    """Starts JAX, for so many members at most; a folder that is taken is an InputError, and nothing is written."""
     watch = Stopwatch()
     out = Path(config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(out, can_resume=False)

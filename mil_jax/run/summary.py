@@ -129,7 +129,7 @@ def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | No
     # A pooling without attention cannot collapse: a mean is uniform by definition.
     attends = isinstance(mil.pooling, AttentionPooling)
     collapses = evaluation.warnings_of(predictions["val"], splits.val) if attends else [[]] * len(diverged)
-    warnings = [[DIVERGED] if gone else found for gone, found in zip(diverged, collapses, strict=True)]
+    warnings = [[DIVERGED] if gone else collapse for gone, collapse in zip(diverged, collapses, strict=True)]
     return Judged(predictions["test"], members, whole, warnings, diverged)
 
 
