@@ -23,7 +23,7 @@ from mil_jax.model import ModelConfig, build
 from mil_jax.run import ablation, cli, findings
 from mil_jax.run.screen import say
 from mil_jax.run.study import train
-from mil_jax.sampling import Splits
+from mil_jax.sampling import BagsConfig, Splits
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,17 @@ class Config(ablation.AblationConfig):
             check_whole("sizes", size, 1)
         check_number("positive_share", self.positive_share, 0, 1, ends="()")
 
+    def law(self, size: int) -> BagsConfig:
+        """How bags of a size are drawn."""
+        return self.bags(bag_size=size, positive_class=self.positive_class, positive_share=self.positive_share)
+
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     study = ablation.prepare("bag_size", __doc__, config)
-    laws = {"positive_class": config.positive_class, "positive_share": config.positive_share}
-    drawn = {size: ablation.join(ablation.draw(study, config.bags(bag_size=size, **laws))) for size in config.sizes}
+    for size in config.sizes:
+        check_whole("sizes", size, 1, len(study.data.test.label) // 2)
+    drawn = {size: ablation.join(ablation.draw(study, config.law(size))) for size in config.sizes}
     summed = [measure(study, size, "sum", splits) for size, splits in drawn.items()]
     points = compare_all([*summed, measure(study, config.sizes[0], "concat", drawn[config.sizes[0]])])
     rows = tabulate(points, list(config.labels), config.seed)
