@@ -30,7 +30,7 @@ def sizes_of(bags: Bags) -> Int[np.ndarray, "*members B"]:
 
 
 def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float = 0.25, most: int = 8) -> tuple[int, ...]:
-    """The fewest widths, ascending, up to `most`, to which bags can be cut so that no more than `empty` of the slots is.
+    """The fewest widths, ascending, up to `most`, to which bags can be cut so that at most `empty` of the slots is.
 
     A bag is cut to the least width that holds it; compilation happens once for each. Widths are sizes of bags, and
     those that leave the fewest slots empty of all sets of as many.

@@ -101,12 +101,10 @@ def draw(
     maps = [plots.heat_map(values[order], *names, *titles, number_format=".2f") for values in (everywhere, negative)]
     strips = findings.strips(study, rows, [points[i] for i in order])
     caption = "1 / K, the weight of an instance under uniform attention, is 0.33."
+    instead = f"Bags without the class only: what attention turns to instead. {caption}"
     return {
         "attention_by_class": (maps[0], caption),
-        "attention_in_negative_bags": (
-            maps[1],
-            f"Bags without the class only: what attention turns to instead. {caption}",
-        ),
+        "attention_in_negative_bags": (maps[1], instead),
         "digits": (plots.seeds_by_group(strips), "A dot is a seed; the mean in its 95 % interval."),
     }
 

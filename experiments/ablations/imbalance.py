@@ -21,7 +21,7 @@ import numpy as np
 
 from mil_jax import metrics, plots
 from mil_jax.bags import take
-from mil_jax.comparison import Point, by_point, compare, tabulate
+from mil_jax.comparison import Point, by_point, compare_all, tabulate
 from mil_jax.curves import precision_recall_curve
 from mil_jax.ensemble import Progress, init_members, predict
 from mil_jax.errors import InputError
@@ -177,11 +177,8 @@ def make_points(config: Config, scores: list[dict[str, np.ndarray]]) -> list[Poi
         Point(name_of(share, treatment), {"share": share, "treatment": treatment}, of_point)
         for (share, treatment), of_point in zip(config.grid, scores, strict=True)
     ]
-    untreated = {point.factors["share"]: point for point in points if point.factors["treatment"] == "nothing"}
-    return [
-        point if point is untreated[point.factors["share"]] else compare(point, untreated[point.factors["share"]])
-        for point in points
-    ]
+    starts = range(0, len(points), len(TREATMENTS))  # of each share; nothing is the first treatment
+    return [point for start in starts for point in compare_all(points[start : start + len(TREATMENTS)])]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mil_jax import plots
-from mil_jax.comparison import Point, by_point, compare, tabulate
+from mil_jax.comparison import Point, by_point, compare, compare_all, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_number
 from mil_jax.evaluation import evaluate_members
@@ -113,8 +113,7 @@ def best_epoch(points: dict[int, Point]) -> int:
 def chosen_points(config: Config, measured: Measured) -> list[Point]:
     """The best epoch of each L2, against that of the first L2; and the last epoch, against the best one."""
     best = {l2: measured[l2][best_epoch(measured[l2])] for l2 in config.l2}
-    first = best[config.l2[0]]
-    chosen = [point if point is first else compare(point, first) for point in best.values()]
+    chosen = compare_all(list(best.values()))
     for l2, point in best.items():
         last = measured[l2][config.epochs]
         if last is not point:

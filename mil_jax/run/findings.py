@@ -127,12 +127,10 @@ def conclude(
 
 def collapses(points: Sequence[Point]) -> list[str]:
     """A sentence for each point where attention has collapsed for some seeds."""
-    counts = {
-        point.name: (int(np.nansum(point.scores["collapsed"])), len(point.scores["collapsed"])) for point in points
-    }
     return [
-        f"{name}: attention has collapsed for {count} of {size} seeds; try {WHAT_TO_TRY}"
-        for name, (count, size) in counts.items() if count
+        f"{point.name}: attention has collapsed for {count} of {len(point.scores['collapsed'])} seeds; "
+        f"try {WHAT_TO_TRY}"
+        for point in points if (count := int(np.nansum(point.scores["collapsed"])))
     ]  # fmt: skip
 
 
