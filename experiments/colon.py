@@ -54,13 +54,11 @@ class Config(FoldsConfig):
     data_dir: Path | None = aside(None)
     """The folder with images/ and nuclei.csv."""
     poolings: tuple[Pooling, ...] = ("attention", "gated_attention")
-    """Which poolings."""
     repeats: int = 1
     """Draws of folds."""
     hidden: tuple[int, ...] = (512, 512)
     """Widths of the dense layers behind the convolutions."""
     dropout: float = 0.5
-    """Share of the dense layers' units that a step drops."""
     augment: bool = True
     """Turn, mirror and re-stain patches in training."""
     fit: FitConfig = FitConfig(epochs=12, patience=6)

@@ -35,11 +35,8 @@ class Config(ablation.AblationConfig):
     sizes: tuple[int, ...] = (3, 5, 10, 20, 50, 100)
     """Instances per bag, from the one that the others are compared with."""
     train_bags: int = 300
-    """Bags that a member learns from."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("accuracy", "hit_at_1", "instance_auc", "normalized_entropy", "collapsed")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     positive_share: float = 0.5

@@ -33,11 +33,8 @@ class Config(ablation.AblationConfig):
     classes: tuple[int, ...] = (1, 0, 2, 3, 4, 5, 6, 7, 8, 9)
     """Classes that make a bag positive, from the one that the others are compared with."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("auc", "accuracy", "hit_at_1", "normalized_entropy")
-    """What tables and figures show; results.csv holds all there is."""
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
 

@@ -53,13 +53,10 @@ class Config(ablation.AblationConfig):
     train_bags: int = 300
     """Bags that all members learn from."""
     test_bags: int = 2000
-    """Bags that nothing is chosen on."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = (
         "accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy", *MORE,
     )  # fmt: skip
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
 

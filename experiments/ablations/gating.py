@@ -26,11 +26,8 @@ class Config(ablation.AblationConfig):
     """Options of the ablation."""
 
     train_bags: int = 1000
-    """Bags that a member learns from."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     measures: tuple[str, ...] = ("auc", "loss", "hit_at_1", "normalized_entropy", "collapsed")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     head: Literal["concat", "sum"] = "concat"

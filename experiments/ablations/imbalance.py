@@ -58,11 +58,8 @@ class Config(ablation.AblationConfig):
     val_bags: int = 400
     """Bags that the epoch and the threshold are chosen on."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     epochs: int = 6
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("auc", "average_precision", "recall", "recall_at_threshold", "calibration_error")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     bag_size: int = 3

@@ -46,13 +46,11 @@ class Config(ablation.AblationConfig):
     measured_at: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
     """Epochs after which everything is measured; the last epoch always is."""
     train_bags: int = 100
-    """Bags that a member learns from."""
     val_bags: int = 100
     """Bags that the best epoch is chosen on."""
     epochs: int = 200
     """Epochs that every member trains for."""
     measures: tuple[str, ...] = ("normalized_entropy", "hit_at_1", "train_loss", "loss")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
 
