@@ -46,7 +46,7 @@ ATTENTION: tuple[Pooling, ...] = ("gated_attention", "attention")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The choices that make a model, as plain values; an InputError for those that do not go together."""
+    """The choices that make a model; as plain values, so that a run folder can hold them."""
 
     encoder: Encoder = "mlp"
     """A multilayer perceptron, or convolutions for 28x28 images (LeNet) or 27x27x3 patches before it."""

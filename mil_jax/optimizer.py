@@ -20,7 +20,7 @@ from mil_jax.record import record
 
 @dataclasses.dataclass(frozen=True)
 class HyperConfig:
-    """The numbers that a member trains with, by default the Keras example's; one out of range is an InputError."""
+    """The numbers that a member trains with; the defaults are the Keras example's."""
 
     learning_rate: float = 1e-3
     """Of Adam."""

@@ -23,7 +23,7 @@ from mil_jax.errors import InputError, as_array, check_index, check_number, chec
 
 @dataclasses.dataclass(frozen=True)
 class BagLaw:
-    """The law by which bags are drawn; a number out of range is an InputError."""
+    """The law by which bags are drawn."""
 
     bag_size: int = 3
     """Instances per bag; their mean number where sizes vary."""

@@ -16,7 +16,7 @@ from mil_jax.record import record
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """The choices that shape the compiled program of a run; a number below 1 is an InputError."""
+    """The choices that shape the compiled program of a run."""
 
     epochs: int = 20
     """The most epochs that a member trains for, E."""

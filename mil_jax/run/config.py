@@ -1,7 +1,8 @@
 """What a run is asked for: records that an experiment's config is composed of, and which of it decides the results.
 
-A config nests records; as options of a command they are flat. A field made by `aside` does not decide what comes out
-(where data lie, where results go, on how many devices), and may change when a run is resumed.
+A config nests records, each of which refuses values out of range; as options of a command they are flat. A field made
+by `aside` does not decide what comes out (where data lie, where results go, on how many devices), and may change when a
+run is resumed.
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What a run is asked for besides its bags; by default what the Keras example does."""
+    """What a run is asked for besides its bags; the defaults are the Keras example's."""
 
     seed: int = 0
     """Decides everything that is drawn: bags, initial parameters, orders of bags."""

@@ -37,7 +37,7 @@ from mil_jax.training import EpochInfo, FitConfig, FitState
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What every study can be told; a value out of range is an InputError."""
+    """What every study can be told."""
 
     can_resume: ClassVar[bool] = False
 
