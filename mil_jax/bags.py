@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mil_jax.datasets.records import UNKNOWN
 from mil_jax.errors import InputError, as_array, check_index, check_whole, checked
+from mil_jax.memory import is_finite
 from mil_jax.record import Values, record, static
 
 ABSENT = -1  # the label of a place for a bag where there is none
@@ -206,11 +207,6 @@ def of_member(bags: Bags, member: int) -> Bags:
     if not bags.by_member:
         return bags
     return Bags(bags.pool, jax.tree.map(lambda leaf: leaf[member], bags.view))
-
-
-def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
-    """Whether all values [N, ...] are finite; looks at some rows at a time, so that it needs no memory to speak of."""
-    return all(bool(np.isfinite(values[start : start + chunk]).all()) for start in range(0, len(values), chunk))
 
 
 def mark_absent(bags: Bags) -> Bags:

@@ -5,17 +5,16 @@ Axes: B bags, N instances in all, K instances of a bag, D features.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mil_jax.bags import UNKNOWN
 from mil_jax.datasets.feature_files import SUFFIXES, FeatureFile, inspect_file, read_file
 from mil_jax.datasets.files import as_path, wrong_file
 from mil_jax.datasets.label_tables import Columns, LabelRow, class_order, read_labels, read_records
-from mil_jax.datasets.records import BagSet
+from mil_jax.datasets.records import UNKNOWN, BagSet
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 from mil_jax.memory import aligned_empty
@@ -262,16 +261,16 @@ def _matched(files: dict[str, Path], rows: list[LabelRow], missing: str, notes: 
         if names:
             text = f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
             if missing == "refuse":
-                raise InputError("table", text, "expected a row for each file and a file for each row, or missing='skip'")
+                raise InputError(
+                    "table", text, "expected a row for each file and a file for each row, or missing='skip'"
+                )
             notes.append(f"left out, {text}")
     if not found:
         raise InputError("table", f"{len(rows)} rows", f"expected names of files such as {next(iter(files))}")
     return [found[name] for name in files if name in found]
 
 
-def _inspected(
-    files: dict[str, Path], rows: list[LabelRow], coords: Path, notes: list[str]
-) -> dict[str, FeatureFile]:
+def _inspected(files: dict[str, Path], rows: list[LabelRow], coords: Path, notes: list[str]) -> dict[str, FeatureFile]:
     """The headers of the files that hold instances."""
     headers, empty = {}, []
     for row in rows:
@@ -318,8 +317,6 @@ def _bags(
 
 def _with_truth(cohort: Cohort, path: Path) -> Cohort:
     """The cohort with the truth of its instances."""
-    import dataclasses
-
     header, records = read_records(path)
     if not {"slide_id", "row", "positive"} <= set(header):
         raise wrong_file(path, "the columns slide_id, row, positive", ", ".join(header))
@@ -338,4 +335,4 @@ def _with_truth(cohort: Cohort, path: Path) -> Cohort:
         first = cohort.class_names[0]
         raise InputError("instance_labels", 1, f"expected no positive instance in a bag of {first!r}, the first class; "
                          "classes gives their order")  # fmt: skip
-    return dataclasses.replace(cohort, instance_label=truth)
+    return replace(cohort, instance_label=truth)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
 from mil_jax.errors import LARGEST, InputError
+from mil_jax.memory import is_finite
 
 UNKNOWN = -1  # the label of an instance that nobody has labelled, and of an empty slot of a bag
 

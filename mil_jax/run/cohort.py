@@ -234,7 +234,9 @@ def summary_of(
     judged = dataclasses.replace(outcome.fits, predicted=outcome.pooled.predicted, ensemble=outcome.pooled.ensemble)
     results = summary.summarize(kept, judged, seen, seed)
     members, plan = len(results.members) // material.plan.fits, material.plan
-    rows = [row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)]
+    rows = [
+        row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)
+    ]
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
 
 

@@ -14,14 +14,13 @@ from jaxtyping import Array, Float, Int
 from mil_jax import crossing, evaluation
 from mil_jax.bags import Bags, take
 from mil_jax.ensemble import Ensemble, average, predict
-from mil_jax.evaluation import Evaluation
 from mil_jax.folds import Plan
 from mil_jax.model import MIL, Prediction
 from mil_jax.placement import Placement
 from mil_jax.protocols import split_bags
 from mil_jax.run import summary
 from mil_jax.run.summary import Judged
-from mil_jax.scores import SCORES, Score, group_scores
+from mil_jax.scores import SCORES, group_scores
 from mil_jax.text import Table
 
 Row = dict[str, Any]
@@ -162,7 +161,11 @@ def settings_table(
     """The mean validation loss of each setting in each fit; the chosen one is marked."""
     loss = np.asarray(val_loss).reshape(len(names), plan.fits, -1).mean(axis=2)
     rows = [
-        [name, *(f"{loss[i, fit]:.4f}{' *' if chosen[fit] == i else ''}" for fit in range(plan.fits)), int((chosen == i).sum())]
+        [
+            name,
+            *(f"{loss[i, fit]:.4f}{' *' if chosen[fit] == i else ''}" for fit in range(plan.fits)),
+            int((chosen == i).sum()),
+        ]
         for i, name in enumerate(names)
     ]
     columns = ("setting", *(fit_name(plan, fit) for fit in range(plan.fits)), "times chosen")
@@ -201,5 +204,8 @@ def called(mean: np.ndarray, spread: np.ndarray, class_names: Sequence[str], thr
     known = np.isfinite(mean).all()
     row["called"] = class_names[int(mean.argmax())] if known else None
     if threshold is not None:
-        row |= {"threshold": float(threshold), "called_at_threshold": class_names[int(mean[1] >= threshold)] if known else None}
+        row |= {
+            "threshold": float(threshold),
+            "called_at_threshold": class_names[int(mean[1] >= threshold)] if known else None,
+        }
     return row
