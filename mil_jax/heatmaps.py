@@ -234,7 +234,10 @@ def thumbnail_scale(heat: Map, thumbnail: UInt8[np.ndarray, "H W 3"]) -> float:
 
 
 def cut_tiles(
-    thumbnail: UInt8[np.ndarray, "H W 3"], heat: Map, index: Int[Values, " k"] | Sequence[int], scale: float | None = None
+    thumbnail: UInt8[np.ndarray, "H W 3"],
+    heat: Map,
+    index: Int[Values, " k"] | Sequence[int],
+    scale: float | None = None,
 ) -> Tiles | None:
     """Cuts patches out of a thumbnail; None where a patch has fewer than 16 pixels a side. Beyond the edge is white.
 

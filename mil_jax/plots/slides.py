@@ -77,8 +77,8 @@ def slide_map(
     check_choice("shown", shown, get_args(Shown))
     if scale is not None and not scale > 0:
         raise InputError("scale", scale, "expected a number above 0, pixels of the thumbnail per unit")
-    value, spread = (heat.rank, heat.rank_spread) if shown == "rank" else (_relative(heat.weight, heat), heat.spread)
-    spread = spread if shown == "rank" else _relative(spread, heat)
+    ranks, weights = (heat.rank, heat.rank_spread), (heat.weight / heat.uniform, heat.spread / heat.uniform)
+    value, spread = ranks if shown == "rank" else weights
     truth = np.zeros(len(heat)) if heat.truth is None else (heat.truth == 1).astype(float)
     canvas = paint(heat, np.stack([value, spread, heat.masked.astype(float), truth]))
     slide = None if thumbnail is None else (thumbnail, _slide_extent(heat, thumbnail, scale))
@@ -87,11 +87,9 @@ def slide_map(
     figure, panels, bars = _panels(edges, len(scales) + (slide is not None), slide is not None)
     for axes, bar, look, layer in zip(panels[-len(scales) :], bars, scales, canvas.layers, strict=False):
         _draw_panel(axes, canvas, layer, look, slide)
-        if look is not scales[0]:
-            _draw_bar(figure, bar, look, MOST_RANK_SPREAD if shown == "rank" else None)
-            continue
-        _cover(axes, canvas)
-        _draw_bar(figure, bar, look, None)
+        if look is scales[0]:
+            _cover(axes, canvas)
+        _draw_bar(figure, bar, look, MOST_RANK_SPREAD if look is not scales[0] and shown == "rank" else None)
     if slide is not None:
         panels[0].imshow(thumbnail, extent=slide[1])
     for axes in panels:
@@ -101,12 +99,8 @@ def slide_map(
         axes.spines[:].set_visible(False)
     _draw_scale_bar(panels[0], edges, heat.unit)
     figure.suptitle(_heading(heat), x=0.01, ha="left", fontsize=9, fontweight="bold")
-    _draw_key(figure, heat)
+    _draw_key(figure, heat, "the white line" if shown == "rank" else "")
     return figure
-
-
-def _relative(values: np.ndarray, heat: Map) -> np.ndarray:
-    return values / heat.uniform
 
 
 def _scales(heat: Map, shown: Shown, value: np.ndarray, spread: np.ndarray) -> tuple[Scale, Scale]:
@@ -241,11 +235,11 @@ def _heading(heat: Map) -> str:
     return " · ".join([part for part in parts if part] + ([] if math.isnan(area) else [f"AUC of patches {area:.2f}"]))
 
 
-def _draw_key(figure: Figure, heat: Map) -> None:
+def _draw_key(figure: Figure, heat: Map, line: str) -> None:
     handles: list[Any] = []
     if heat.members > 1:
         count = int(heat.masked.sum())
-        label = f"members disagree: {count:,} patches (ranks scatter more than {MOST_RANK_SPREAD:.2f}, the white line)"
+        label = f"members disagree: {count:,} patches (ranks scatter more than {MOST_RANK_SPREAD:.2f}{line and ', ' + line})"
         handles.append(Patch(facecolor=DISAGREED, label=label))
     if heat.truth is not None and (heat.truth == 1).any():
         handles.append(key("truly positive", color=BLACK, linewidth=2.0))
