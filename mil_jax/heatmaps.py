@@ -87,7 +87,7 @@ def make_map(
     *,
     name: str,
     unit: Unit = "px",
-    patch_size: float | None = None,
+    patch_size: float | int | None = None,
     truth: Shaped[Values, "..."] | None = None,
     kind: Kind = "attention",
 ) -> Map:
@@ -264,7 +264,9 @@ def cut_tiles(
 DISAGREED = {"name": "members disagree", "color": [160, 160, 160]}
 
 
-def geojson(heat: Map, mpp: float | None = None, colours: UInt8[np.ndarray, "K 3"] | None = None) -> dict[str, Any]:
+def geojson(
+    heat: Map, mpp: float | int | None = None, colours: UInt8[np.ndarray, "K 3"] | None = None
+) -> dict[str, Any]:
     """The map as QuPath (0.4 and later) imports it: a detection for each patch, with measurements to colour it by.
 
     Patches that members disagree on are of the class "members disagree". Polygons are in pixels of level 0; those of

@@ -56,7 +56,7 @@ def patch_colours(heat: Map) -> UInt8[np.ndarray, "K 3"]:
 def slide_map(
     heat: Map,
     thumbnail: UInt8[np.ndarray, "H W 3"] | None = None,
-    scale: float | None = None,
+    scale: float | int | None = None,
     shown: Shown = "rank",
 ) -> Figure:
     """Draws the slide (where there is a thumbnail), its patches by their mean weight, and the spread over members.
@@ -99,7 +99,7 @@ def slide_map(
         axes.spines[:].set_visible(False)
     _draw_scale_bar(panels[0], edges, heat.unit)
     figure.suptitle(_heading(heat), x=0.01, ha="left", fontsize=9, fontweight="bold")
-    _draw_key(figure, heat, "the white line" if shown == "rank" else "")
+    _draw_key(figure, heat, ", the white line" if shown == "rank" else "")
     return figure
 
 
@@ -239,7 +239,8 @@ def _draw_key(figure: Figure, heat: Map, line: str) -> None:
     handles: list[Any] = []
     if heat.members > 1:
         count = int(heat.masked.sum())
-        label = f"members disagree: {count:,} patches (ranks scatter more than {MOST_RANK_SPREAD:.2f}{line and ', ' + line})"
+        why = f"ranks scatter more than {MOST_RANK_SPREAD:.2f}{line}"
+        label = f"members disagree: {count:,} patches ({why})"
         handles.append(Patch(facecolor=DISAGREED, label=label))
     if heat.truth is not None and (heat.truth == 1).any():
         handles.append(key("truly positive", color=BLACK, linewidth=2.0))
