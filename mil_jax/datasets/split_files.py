@@ -1,7 +1,7 @@
 """Splits that somebody else has drawn, in CLAM's files or a column of a table, and our own written the same way.
 
-CLAM leaves two files for each split. `splits_{k}.csv` has the header ``,train,val,test`` and under each part the ids of
-its slides, so that short columns end in blanks. `splits_{k}_bool.csv` has a row for each slide, and True under its part.
+CLAM leaves two files for each split. `splits_{k}.csv` has the header ``,train,val,test`` and under each part the ids
+of its slides, so that short columns end in blanks. `splits_{k}_bool.csv` has a row for each slide, True under its part.
 
 Axes: F splits, B bags.
 """
@@ -9,7 +9,6 @@ Axes: F splits, B bags.
 import csv
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def write_splits(folder: Path, folds: Folds, bag_names: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _check_left_over(folder, count)
         for number in range(count):
-            parts = [[bag_names[bag] for bag in part[number] if bag >= 0] for part in folds]
+            parts: list[list[str]] = [[str(bag_names[bag]) for bag in part[number] if bag >= 0] for part in folds]
             _write_rows(folder / f"splits_{number}.csv", _ragged_rows(parts))
             _write_rows(folder / f"splits_{number}_bool.csv", _bool_rows(parts))
     except OSError as error:
@@ -123,15 +122,11 @@ def _read_split(path: Path, index: dict[str, int]) -> dict[str, list[int]]:
         raise wrong_file(path, HEADER, ",".join(header.cells))
     check_columns(path, rows, 4, "a number or a slide, then train, val, test")
     entries = list(_bool_entries(path, rows) if _is_bool(path, rows) else _ragged_entries(rows))
-    bag_of = {slide: _bag_of(slide, index) for _, slide in entries}
-    unknown = [slide for slide, bag in bag_of.items() if bag is None]
-    if unknown:
-        first = f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
-        raise wrong_file(path, "slides of the cohort", f"{len(unknown)} that it lacks: {first}")
+    bag_of = _bags_of(path, dict.fromkeys(slide for _, slide in entries), index)
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     part_of: dict[int, str] = {}
     for part, slide in entries:
-        bag = index[slide] if (bag := bag_of[slide]) is None else bag
+        bag = bag_of[slide]
         if bag in part_of:
             raise wrong_file(path, "each slide once", f"{slide!r} in {part_of[bag]} and in {part}")
         part_of[bag] = part
@@ -142,18 +137,27 @@ def _read_split(path: Path, index: dict[str, int]) -> dict[str, list[int]]:
     return parts
 
 
-def _bag_of(slide: str, index: dict[str, int]) -> int | None:
-    """The bag of a slide id, as it is or else without its ending; None where there is none."""
-    stem = next((slide.removesuffix(ending) for ending in ENDINGS if slide.endswith(ending)), slide)
-    return index.get(slide, index.get(stem))
+def _bags_of(path: Path, slides: Iterable[str], index: dict[str, int]) -> dict[str, int]:
+    """The bag of each slide id, as it is or else without its ending."""
+    bag_of: dict[str, int] = {}
+    unknown: list[str] = []
+    for slide in slides:
+        stem = next((slide.removesuffix(ending) for ending in ENDINGS if slide.endswith(ending)), slide)
+        bag = index.get(slide, index.get(stem))
+        if bag is None:
+            unknown.append(slide)
+        else:
+            bag_of[slide] = bag
+    if unknown:
+        first = f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+        raise wrong_file(path, "slides of the cohort", f"{len(unknown)} that it lacks: {first}")
+    return bag_of
 
 
 def _is_bool(path: Path, rows: Sequence[Row]) -> bool:
     """Whether a file is of the second form, by its name or by its first row."""
-    return path.stem.endswith("_bool") or {cell.lower() for row in rows[:1] for cell in row.cells[1:]} <= {
-        "true",
-        "false",
-    }
+    first = {cell.lower() for row in rows[:1] for cell in row.cells[1:]}
+    return path.stem.endswith("_bool") or first <= {"true", "false"}
 
 
 def _ragged_entries(rows: Sequence[Row]) -> Iterable[tuple[str, str]]:
@@ -195,11 +199,10 @@ def _bool_rows(parts: Sequence[Sequence[str]]) -> Iterable[Sequence[object]]:
 
 def _write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes a table beside its place and moves it there, so that nobody reads half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, newline="", encoding="utf-8", delete=False) as file:
-        try:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("", *PARTS), *rows])
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

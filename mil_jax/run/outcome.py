@@ -105,14 +105,14 @@ def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Place
 
 
 def score_rows(name: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> list[Row]:
-    """A row for all test bags and one for each fit, with every score, its interval and its standard error."""
+    """Rows for all test bags at once, for the mean over fits and for each fit, with scores, intervals and errors."""
     plan = material.plan
-    scopes = {"all folds": probability}
+    of_fits = np.full((plan.fits, *probability.shape[1:]), np.nan)
     for fit, test in enumerate(plan.folds.test):
-        alone = np.full_like(probability[:1], np.nan)
         seen = test[test >= 0]
-        alone[0, seen] = probability[plan.round[fit], seen]
-        scopes[fit_name(plan, fit)] = alone
+        of_fits[fit, seen] = probability[plan.round[fit], seen]
+    scopes = {"all folds": probability, "mean of folds": of_fits}
+    scopes |= {fit_name(plan, fit): of_fits[fit : fit + 1] for fit in range(plan.fits)}
     return [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
 
 
@@ -138,16 +138,18 @@ def fit_name(plan: Plan, fit: int) -> str:
     return f"round {plan.round[fit]}" + (f", fold {fold}" if np.sum(plan.round == plan.round[fit]) > 1 else "")
 
 
+CAPTION = (
+    "[95 % interval over groups], ± standard error over rounds, or over fits. 'All folds' ranks the bags of all fits "
+    "together, which costs AUC where fits are calibrated differently; 'mean of folds' ranks inside each."
+)
 SHOWN = ("auc", "average_precision", "balanced_accuracy", "f1", "calibration_error")
 
 
 def score_table(rows: Sequence[Row]) -> Table:
     """The rows on the screen and in the report."""
-    rounds = any(np.isfinite(row["auc_se"]) for row in rows)
     cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in rows]
-    error = ", ± standard error over repeats" if rounds else ""
     columns = ("model", "test bags", "number", *(name.replace("_", " ") for name in SHOWN))
-    return Table("Bags that the members have not seen", columns, cells, f"[95 % interval over groups]{error}")
+    return Table("Bags that the members have not seen", columns, cells, CAPTION)
 
 
 def _interval(row: Row, name: str) -> str:
@@ -170,6 +172,23 @@ def settings_table(
     ]
     columns = ("setting", *(fit_name(plan, fit) for fit in range(plan.fits)), "times chosen")
     return Table("Validation loss of each setting (* chosen)", columns, rows)
+
+
+def instance_table(outcome: Outcome) -> Table | None:
+    """How well the attention ranks the instances of positive bags, where their truth is known."""
+    members, whole = outcome.pooled.members["test"].positive, outcome.pooled.ensemble["test"].positive
+    if not np.asarray(whole.has_both) > 0:
+        return None
+    names = {"instance_auc": "instance AUC", "hit_at_1": "hit@1", "positive_mass": "weight on positive instances"}
+    rows = []
+    for name, title in names.items():
+        mean, spread = evaluation.mean_and_spread(np.asarray(getattr(members, name)))
+        rows.append((title, mean, spread, float(getattr(whole, name))))
+    columns = ("positive test bags", "mean of members", "standard deviation", "ensemble")
+    caption = (
+        f"{len(outcome.pooled.diverged)} members that differ by their seeds, each bag by the fit that has not seen it"
+    )
+    return Table("Attention against the true instances", columns, rows, caption)
 
 
 # ---- predictions ----
