@@ -198,7 +198,7 @@ def patch_auc(heat: Map) -> float:
     return float(below / (positives * (count - positives)))
 
 
-def extreme_patches(heat: Map, count: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+def extreme_patches(heat: Map, count: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " j"]]:
     """The patches of the highest and of the lowest weights, up to `count` each, from the outermost inwards.
 
     Patches that members disagree on are left out, and so is a patch that overlaps one before it: neighbours show the

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -91,7 +91,7 @@ def slide_map(
             _cover(axes, canvas)
         _draw_bar(figure, bar, look, MOST_RANK_SPREAD if look is not scales[0] and shown == "rank" else None)
     if slide is not None:
-        panels[0].imshow(thumbnail, extent=slide[1])
+        panels[0].imshow(slide[0], extent=slide[1])
     for axes in panels:
         _outline(axes, canvas)
         axes.set(xlim=edges[:2], ylim=edges[2:], aspect="equal", xticks=[], yticks=[])
@@ -184,7 +184,7 @@ def _cover(axes: Axes, canvas: Canvas) -> None:
     """Greys out where at least half of the patches on a pixel are ones that members disagree on."""
     masked = np.nan_to_num(canvas.layers[2]) >= 0.5
     if masked.any():
-        grey = np.ones((*masked.shape, 4)) * matplotlib.colors.to_rgba(DISAGREED)
+        grey = np.ones((*masked.shape, 4)) * to_rgba(DISAGREED)
         _show(axes, canvas, grey, masked)
 
 
