@@ -261,18 +261,18 @@ def extreme_tiles(heat: Map, highest: Tiles, lowest: Tiles) -> Figure:
         InputError: there is no tile.
     """
     groups = [("highest", highest), ("lowest", lowest)]
-    groups = [(name, tiles) for name, tiles in groups if len(tiles.index)]
+    groups = [(name, tiles) for name, tiles in groups if len(tiles.rows)]
     if not groups:
         raise InputError("highest", 0, "expected at least one tile")
-    columns = min(TILES_PER_LINE, max(len(tiles.index) for _, tiles in groups))
-    lines = [math.ceil(len(tiles.index) / columns) for _, tiles in groups]
+    columns = min(TILES_PER_LINE, max(len(tiles.rows) for _, tiles in groups))
+    lines = [math.ceil(len(tiles.rows) / columns) for _, tiles in groups]
     size = (max(columns * (TILE + 0.12), 3.2) + 0.6, sum(lines) * (TILE + 0.3) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(sum(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for first, (name, tiles) in zip((0, lines[0]), groups, strict=False):
-        for place, (row, image) in enumerate(zip(tiles.index, tiles.images, strict=True)):
+        for place, (row, image) in enumerate(zip(tiles.rows, tiles.images, strict=True)):
             _draw_tile(grid[first + place // columns, place % columns], heat, int(row), image)
         grid[first, 0].text(-0.12, 0.5, name, transform=grid[first, 0].transAxes, rotation=90, va="center", ha="right")
     unit = f", in parts of the uniform 1/{len(heat)}" if heat.kind == "attention" else ""
