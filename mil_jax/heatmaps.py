@@ -27,7 +27,6 @@ Kind = Literal["attention", "score"]
 MOST_RANK_SPREAD = (0.5 / 12) ** 0.5
 
 LEAST_TILE = 16  # pixels; a smaller patch of a thumbnail shows nothing
-WHITE = 255
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +73,7 @@ class Map:
 class Tiles(NamedTuple):
     """Some patches as images: which they are, and their pixels."""
 
-    index: Int[np.ndarray, " k"]
+    rows: Int[np.ndarray, " k"]
     images: UInt8[np.ndarray, "k h w 3"]
 
 
@@ -198,7 +197,7 @@ def patch_auc(heat: Map) -> float:
     return float(below / (positives * (count - positives)))
 
 
-def extreme_patches(heat: Map, count: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+def extreme_patches(heat: Map, count: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " j"]]:
     """The patches of the highest and of the lowest weights, up to `count` each, from the outermost inwards.
 
     Patches that members disagree on are left out, and so is a patch that overlaps one before it: neighbours show the
@@ -257,7 +256,7 @@ def cut_tiles(
     height, width = thumbnail.shape[:2]
     images = thumbnail[rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None]]
     outside = ((rows < 0) | (rows >= height))[:, :, None] | ((columns < 0) | (columns >= width))[:, None]
-    images[outside] = WHITE
+    images[outside] = 255
     return Tiles(index, images)
 
 

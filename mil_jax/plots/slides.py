@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -91,7 +91,7 @@ def slide_map(
             _cover(axes, canvas)
         _draw_bar(figure, bar, look, MOST_RANK_SPREAD if look is not scales[0] and shown == "rank" else None)
     if slide is not None:
-        panels[0].imshow(thumbnail, extent=slide[1])
+        panels[0].imshow(slide[0], extent=slide[1])
     for axes in panels:
         _outline(axes, canvas)
         axes.set(xlim=edges[:2], ylim=edges[2:], aspect="equal", xticks=[], yticks=[])
@@ -184,7 +184,7 @@ def _cover(axes: Axes, canvas: Canvas) -> None:
     """Greys out where at least half of the patches on a pixel are ones that members disagree on."""
     masked = np.nan_to_num(canvas.layers[2]) >= 0.5
     if masked.any():
-        grey = np.ones((*masked.shape, 4)) * matplotlib.colors.to_rgba(DISAGREED)
+        grey = np.ones((*masked.shape, 4)) * to_rgba(DISAGREED)
         _show(axes, canvas, grey, masked)
 
 
@@ -261,18 +261,18 @@ def extreme_tiles(heat: Map, highest: Tiles, lowest: Tiles) -> Figure:
         InputError: there is no tile.
     """
     groups = [("highest", highest), ("lowest", lowest)]
-    groups = [(name, tiles) for name, tiles in groups if len(tiles.index)]
+    groups = [(name, tiles) for name, tiles in groups if len(tiles.rows)]
     if not groups:
         raise InputError("highest", 0, "expected at least one tile")
-    columns = min(TILES_PER_LINE, max(len(tiles.index) for _, tiles in groups))
-    lines = [math.ceil(len(tiles.index) / columns) for _, tiles in groups]
+    columns = min(TILES_PER_LINE, max(len(tiles.rows) for _, tiles in groups))
+    lines = [math.ceil(len(tiles.rows) / columns) for _, tiles in groups]
     size = (max(columns * (TILE + 0.12), 3.2) + 0.6, sum(lines) * (TILE + 0.3) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(sum(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for first, (name, tiles) in zip((0, lines[0]), groups, strict=False):
-        for place, (row, image) in enumerate(zip(tiles.index, tiles.images, strict=True)):
+        for place, (row, image) in enumerate(zip(tiles.rows, tiles.images, strict=True)):
             _draw_tile(grid[first + place // columns, place % columns], heat, int(row), image)
         grid[first, 0].text(-0.12, 0.5, name, transform=grid[first, 0].transAxes, rotation=90, va="center", ha="right")
     unit = f", in parts of the uniform 1/{len(heat)}" if heat.kind == "attention" else ""
