@@ -43,7 +43,7 @@ from mil_jax.run.outcome import (
     prediction_rows,
     score_row,
     score_rows,
-    score_table,
+    score_tables,
     settings_table,
 )
 from mil_jax.run.processes import placement_of
@@ -167,7 +167,7 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         with watch.phase("plots"):
             write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, config.plot_bags))
             draw_maps(run, config, cohort, data, outcome, plan.tested())
-        tables = [table for table in (score_table(rows), instance_table(outcome), tried) if table is not None]
+        tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
         write_results(run, config, dataclasses.replace(results, seconds=watch.read()), seen)
         run.drop_progress()

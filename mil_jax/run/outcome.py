@@ -113,14 +113,15 @@ def score_rows(name: str, probability: Float[np.ndarray, "R B C"], material: Mat
         of_fits[fit, seen] = probability[plan.round[fit], seen]
     scopes = {"all folds": probability, "mean of folds": of_fits}
     scopes |= {fit_name(plan, fit): of_fits[fit : fit + 1] for fit in range(plan.fits)}
-    return [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
+    rows = [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
+    return [row | {"fit": i - 2 if i > 1 else None} for i, row in enumerate(rows)]
 
 
 def score_row(name: str, scope: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> Row:
     """The scores of one scope."""
     known = np.isfinite(probability).all(axis=2).any(axis=0)
     groups = [group for group, is_known in zip(material.groups, known, strict=True) if is_known]
-    row: Row = {"model": name, "bags": scope, "count": int(known.sum()), "groups": len(set(groups))}
+    row: Row = {"model": name, "bags": scope, "fit": None, "count": int(known.sum()), "groups": len(set(groups))}
     if not known.any():
         return row | {f"{score}{end}": np.nan for score in SCORES for end in ("", "_se", "_low", "_high")}
     scores = group_scores(probability[:, known], material.label[known], groups, key)
@@ -145,11 +146,21 @@ CAPTION = (
 SHOWN = ("auc", "average_precision", "balanced_accuracy", "f1", "calibration_error")
 
 
-def score_table(rows: Sequence[Row]) -> Table:
-    """The rows on the screen and in the report."""
-    cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in rows]
+def score_tables(rows: Sequence[Row]) -> list[Table]:
+    """The scores over all fits, and a shorter row for each fit."""
+    whole = [row for row in rows if row["fit"] is None]
+    cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in whole]
     columns = ("model", "test bags", "number", *(name.replace("_", " ") for name in SHOWN))
-    return Table("Bags that the members have not seen", columns, cells, CAPTION)
+    of_fits = [
+        [row["bags"], row["count"], row["groups"], _interval(row, "auc"), _interval(row, "balanced_accuracy")]
+        for row in rows
+        if row["fit"] is not None
+    ]
+    each = ("test bags", "number", "groups", "auc", "balanced accuracy")
+    return [
+        Table("Bags that the members have not seen", columns, cells, CAPTION),
+        Table("The same by fit", each, of_fits, "[95 % interval over groups]"),
+    ]
 
 
 def _interval(row: Row, name: str) -> str:
