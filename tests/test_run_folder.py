@@ -350,17 +350,17 @@ def newest(run: RunFolder) -> list[Path]:
     return sorted((path for path in (run.path / "progress").iterdir() if path.name.isdigit()), reverse=True)
 
 
-def assert_goes_on_from(run: RunFolder, epoch: int) -> None:
-    """With the members of that epoch, and the log up to it."""
+def assert_goes_on_from(run: RunFolder, *logged: int) -> None:
+    """With the members of the last of these epochs, and the log of them all."""
     loaded = run.load_progress(LIKE)
-    assert loaded is not None and loaded[0] == epoch
-    assert_same_bits(loaded[1], progress_of(epoch))
-    assert saved.read_log(run.path)[-1] == {"epoch": epoch}
+    assert loaded is not None and loaded[0] == logged[-1]
+    assert_same_bits(loaded[1], progress_of(logged[-1]))
+    assert saved.read_log(run.path) == [{"epoch": epoch} for epoch in logged]
 
 
 def test_going_on_from_the_newest_of_those_that_are_kept(killed: RunFolder) -> None:
     assert checkpoints.KEPT == 3 and [path.name for path in newest(killed)] == ["000005", "000004", "000003"]
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
     killed.drop_progress()
     killed.drop_progress()
     assert not (killed.path / "progress").exists()
@@ -380,19 +380,19 @@ def shorten(path: Path, by: int = 2) -> None:
 )
 def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
     harm(newest(killed)[0])
-    assert_goes_on_from(killed, 4)
+    assert_goes_on_from(killed, 1, 2, 3, 4)
     last = (killed.path / "log.txt").read_text().splitlines()[-1]
     assert "checkpoint 000005 is damaged" in last and "looking for the one before it" in last
     killed.log([{"epoch": 5}])
     killed.save_progress(5, progress_of(5))
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
 
 
 def test_a_log_that_lost_its_end_is_not_filled_up(killed: RunFolder) -> None:
     """As after a power cut: the checkpoint whose lines are still there is taken, and without one the start."""
     lines = (killed.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (killed.path / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + b'{"ep')
-    assert_goes_on_from(killed, 3)
+    assert_goes_on_from(killed, 1, 2, 3)
     assert "metrics.jsonl is shorter" in (killed.path / "log.txt").read_text()
     for path in newest(killed):
         shorten(path)
@@ -428,16 +428,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, m
         for append in (lambda: killed.log([{"epoch": 6}]), lambda: killed.note("hello")):
             with pytest.raises(RunError, match="cannot be written"):
                 append()
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
 
 
-# What a process does with a disk that fills up: no file may grow beyond 300 kB, which Orbax meets outside Python.
-FULL_DISK = """
+# What a second process does with a folder that the first one has open, and then with a disk that fills up:
+# no file may grow beyond 300 kB, which Orbax meets in its own code, outside Python.
+SECOND_PROCESS = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_run_folder as t
-with t.open_run(Path(sys.argv[2]), t.CONFIG, t.HOW) as run:
+print(t.message_of(t.begun, Path(sys.argv[2]), resume=True))
+with t.open_run(Path(sys.argv[3]), t.CONFIG, t.HOW) as run:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     for epoch in (1, 5, 20):
         run.log([{"epoch": epoch}])
@@ -448,11 +450,14 @@ with t.open_run(Path(sys.argv[2]), t.CONFIG, t.HOW) as run:
 """
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, str(Path(__file__).parent), str(tmp_path)]
+def test_a_second_process_is_refused_and_a_disk_that_is_really_full(run: RunFolder, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    command = [sys.executable, "-c", SECOND_PROCESS, str(Path(__file__).parent), str(run.path), str(full)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{tmp_path / 'progress'} cannot be written")
-    assert done.stdout.endswith("what was written before is whole: make room, then go on with --resume\n")
-    with open_run(tmp_path, CONFIG, HOW, resume=True) as run:
-        assert_goes_on_from(run, 5)
+    refused, message = done.stdout.splitlines()
+    assert "another process is running in it" in refused
+    assert message.startswith(f"{full / 'progress'} cannot be written")
+    assert message.endswith("what was written before is whole: make room, then go on with --resume")
+    with open_run(full, CONFIG, HOW, resume=True) as resumed:
+        assert_goes_on_from(resumed, 1, 5)
