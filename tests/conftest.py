@@ -5,6 +5,7 @@ lie apart from the others, in bags of 3.
 """
 
 import contextlib
+import csv
 import dataclasses
 import logging
 import os
@@ -13,26 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, Scaler, take
+from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys
+from mil_jax.errors import InputError
+from mil_jax.model import MIL, ModelConfig, build
+from mil_jax.optimizer import Hyper
+from mil_jax.placement import Placement
+from mil_jax.sampling import sample_bags
+from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys
 
 # Before anything starts a backend, so that sharding over two devices is really tested on a CPU.
 jax.config.update("jax_num_cpu_devices", 2)
 # Programs compile in half the time, here and in commands; `XLA_FLAGS= pytest` tests those that users get.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
-
-from mil_jax.arrays import bags_from_arrays  # noqa: E402
-from mil_jax.bags import Bags, Scaler, take  # noqa: E402
-from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys  # noqa: E402
-from mil_jax.errors import InputError  # noqa: E402
-from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
-from mil_jax.optimizer import Hyper  # noqa: E402
-from mil_jax.placement import Placement  # noqa: E402
-from mil_jax.sampling import sample_bags  # noqa: E402
-from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys  # noqa: E402
 
 FEATURES = 6
 
@@ -266,3 +266,17 @@ def commands_here(cache: Path, quick: bool = False) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache folder, in which the compiled programs of a file's runs are kept, quickly compiled."""
+    cache = tmp_path_factory.mktemp("cache")
+    with commands_here(cache, quick=True):
+        yield cache
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Checkpoints of any tree; those that a killed run goes on from are in test_run_folder, several processes in test_distributed."""
+"""Checkpoints of any tree; test_run_folder has those that a run goes on from, test_distributed several processes."""
 
 import dataclasses
 from pathlib import Path

@@ -4,7 +4,6 @@ The bags are of features, of three classes and of several sizes.
 """
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -12,7 +11,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same_bits, commands_here, message_of
+from conftest import assert_same_bits, message_of, rows_of
 
 import mil_jax as mil
 from mil_jax.errors import RunError
@@ -51,10 +49,7 @@ CONFIG = mil.RunConfig(
 PROBLEM = mil.Problem("tissue", mil.Splits(bags_of(1), bags_of(2), bags_of(3)), CLASSES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with commands_here(tmp_path_factory.mktemp("cache"), quick=True):
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def run(out: Path, rates: tuple[float, ...] = (), **changes: Any) -> str:
@@ -77,11 +72,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("own")
     printed = run(folder / "run")
     return Path(shutil.move(folder / "run", folder / "moved")), printed
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 FIGURES = {"attention_statistics", "confusion_matrix", "learning_curves", "reliability", "reliability_of_members"}
