@@ -79,7 +79,7 @@ def test_adam_alone_is_adam_and_a_filler_takes_no_time(task: Task) -> None:
 
 def test_the_worker_measures_in_a_process_of_its_own() -> None:
     task = measure.Task(Path("of-peers.npz"), seed=3, train_bags=6, val_bags=5)
-    measured, versions = measure.measure(measure.PLACED, task, members=1, epochs=2, number=1)
+    measured, versions = measure.measure(measure.Case(measure.PLACED, 1, 2), task, number=1)
     assert len(measured.train) == len(measured.whole) == 2  # the first epoch is left out
     assert min(*measured.train, *measured.whole) > 0 and measured.peak_memory_mib > 50
     assert measured.details["parameters"] == 142_146 and versions["jax"] == jax.__version__
@@ -133,8 +133,9 @@ class FakeScripts:
         answer = {"versions": {"device": "cpu", "backend": "cpu", script: "1.0"}, "peak_memory_mib": 300.0}
         if script == "jax_worker.py":
             whole = [1e6, 120.0] if "both" in arguments else []
-            times = {"train_microseconds": [1e6, 100.0, 90.0, 110.0], "whole_microseconds": whole}
-            return answer | times | {"details": {"parameters": 142_146}}
+            times = {"microseconds_per_step_by_epoch": [1e6, 100.0, 90.0, 110.0]}
+            times |= {"whole_microseconds_per_step_by_epoch": whole}
+            return answer | {"members": [times], "details": {"parameters": 142_146}}
         members = int(arguments[arguments.index("--members") + 1])
         return answer | {"members": [{"microseconds_per_step_by_epoch": [1e6, 1000.0]}] * members}
 
@@ -151,10 +152,10 @@ TASK = measure.Task(Path("bags.npz"), seed=0, train_bags=10, val_bags=5)
 
 def test_measurements(scripts: FakeScripts) -> None:
     """The first epoch is left out; copies share members, time and memory."""
-    measured, _ = measure.measure(measure.PLACED, TASK, members=4, epochs=3, number=1)
+    measured, _ = measure.measure(measure.Case(measure.PLACED, 4, 3), TASK, number=1)
     assert (measured.train, measured.whole) == ((100.0, 90.0, 110.0), (120.0,))
     way = dataclasses.replace(measure.TORCH, copies=4)
-    peer, _ = measure.measure(way, TASK, members=8, epochs=1, number=1)
+    peer, _ = measure.measure(measure.Case(way, 8, 1), TASK, number=1)
     calls = [call for call in scripts.calls if call[0] == "torch_peer.py"]
     assert len(calls) == 4 and all(call[call.index("--members") + 1] == "2" for call in calls)
     assert (set(peer.train), peer.whole, peer.peak_memory_mib) == ({250.0}, (), 1200.0)
@@ -371,7 +372,7 @@ def test_results_of_other_bags_or_options_are_not_reused(
     paths = {}
     for name, part in (("one", images), ("same", images), ("other", take(images, np.arange(23)[::-1]))):
         paths[name] = tmp_path / f"{name}.npz"
-        measure.write_peer_bags(Splits(part, part, part), paths[name])
+        jax_worker.write_peer_bags(Splits(part, part, part), paths[name])
     digest: Callable[..., str] = keras_quality.digest
     assert digest(paths["one"], ["--epochs", "3"]) == digest(paths["same"], ["--epochs", "3"])
     others = [(paths["other"], ["--epochs", "3"]), (paths["one"], ["--epochs", "4"])]
@@ -385,7 +386,7 @@ def test_results_of_other_bags_or_options_are_not_reused(
 def test_torch_is_measured() -> None:
     with measure.task_of(member_speed.Config(train_bags=6, val_bags=5)) as task:
         way = dataclasses.replace(measure.TORCH, copies=2)
-        measured, versions = measure.measure(way, task, members=2, epochs=1, number=1)
+        measured, versions = measure.measure(measure.Case(way, 2, 1), task, number=1)
     assert len(measured.train) == 2 and min(measured.train) > 0
     assert "torch" in versions
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax_worker
 import measure
 import numpy as np
 import peer_io
@@ -99,7 +100,8 @@ def main(config: Config) -> None:
                 trained, ours = train_ours(config, draws, key_members)
         judged = {"mil_jax": judge(ours, test), "keras": judge(keras, test)}
         results = compare(judged)
-        write(run, config, {"seconds": watch.read(), "results": results, "mil_jax": trained}, judged, records)
+        ends = {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run}
+        write(run, config, {"seconds": watch.read(), "results": results, "mil_jax": ends}, judged, records)
     print_results(results, config)
     say(f"seconds: {'  '.join(f'{name} {value:.0f}' for name, value in watch.read().items())}")
     say(f"results: {config.out}")
@@ -141,7 +143,7 @@ def keras_draw(config: Config, draw: int, splits: Splits, folder: Path) -> tuple
     options = ["--backend", config.backend, "--epochs", str(config.epochs), "--seed", str(config.seed + draw)]
     with tempfile.TemporaryDirectory() as temporary:
         peer_bags = Path(temporary) / "bags.npz"
-        measure.write_peer_bags(splits, peer_bags)
+        jax_worker.write_peer_bags(splits, peer_bags)
         file = folder / f"draw{draw:02d}-{digest(peer_bags, options)}.json"
         if file.exists():  # the peer writes it last, whole
             return file, True
@@ -192,12 +194,11 @@ def compare(judged: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Any
         ours, keras = judged["mil_jax"][name], judged["keras"][name]
         difference = mean_and_error(ours - keras)
         gain = difference["mean"] if more_is_better else -difference["mean"]
+        worse = bool(gain < -2 * difference["standard_error"])
         results[name] = {
-            "mil_jax": mean_and_error(ours),
-            "keras": mean_and_error(keras),
-            "difference": difference,
-            "worse_by_more_than_two_standard_errors": bool(gain < -2 * difference["standard_error"]),
-        }
+            "mil_jax": mean_and_error(ours), "keras": mean_and_error(keras), "difference": difference,
+            "worse_by_more_than_two_standard_errors": worse,
+        }  # fmt: skip
     return results
 
 
@@ -214,30 +215,20 @@ def write(
     """Writes every draw's numbers, and what follows from them."""
     rows = [
         {"draw": i, "who": who, **{name: float(values[i]) for name, values in columns.items()}}
-        for i in range(config.draws)
-        for who, columns in judged.items()
-    ]
-    trained = results["mil_jax"]
-    content = {
-        **measure.describe(config),
-        "versions": {name: version for record in records for name, version in record.pop("versions").items()}
-        | versions(),
-        **results,
-        "mil_jax": {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run},
-        "draws": rows,
-        "keras": records,
-    }
-    run.write_json("results.json", content)
+        for i in range(config.draws) for who, columns in judged.items()
+    ]  # fmt: skip
+    theirs = {name: version for record in records for name, version in record.pop("versions").items()}
+    content = measure.describe(config) | {"versions": theirs | versions()} | results
+    run.write_json("results.json", content | {"draws": rows, "keras": records})
     run.write_csv("results.csv", rows)
 
 
 def print_results(results: dict[str, dict[str, Any]], config: Config) -> None:
     """The table, and whether mil_jax is worse in anything."""
-    text = lambda value: with_error(value["mean"], value["standard_error"], digits=4)  # noqa: E731
-    rows = [
-        (name.replace("_", " "), *(text(of_measure[part]) for part in ("mil_jax", "keras", "difference")))
-        for name, of_measure in results.items()
-    ]
+    rows = []
+    for name, result in results.items():
+        parts = [tuple(result[part].values()) for part in ("mil_jax", "keras", "difference")]
+        rows.append((name.replace("_", " "), *(with_error(mean, error, digits=4) for mean, error in parts)))
     title = f"Test bags of {config.data.dataset}, {config.draws} draws: mean ± standard error"
     print_table(Table(title, ("", "mil_jax", f"Keras ({config.backend})", "mil_jax − Keras, paired"), rows))
     worse = [name for name, of_measure in results.items() if of_measure["worse_by_more_than_two_standard_errors"]]
