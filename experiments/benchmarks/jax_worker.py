@@ -74,19 +74,17 @@ def main(job: Job) -> None:
     peer_io.write_json(job.out, jsonable(answer))
 
 
+def write_peer_bags(splits: Splits, path: Path) -> None:
+    """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
+    parts = splits._asdict().items()
+    images = {f"{name}_instances": np.asarray(gather(part.pool, part.rows)) for name, part in parts}
+    np.savez(path, **images, **{f"{name}_labels": np.asarray(part.label) for name, part in parts})
+
+
 def draw_splits(job: Job) -> Splits:
     """The bags that the seed decides."""
     counts = BagsConfig(train_bags=job.train_bags, val_bags=job.val_bags, test_bags=1)
     return sample_splits(jax.random.key(job.seed), datasets.load(datasets.SAMPLE), counts)
-
-
-def write_peer_bags(splits: Splits, path: Path) -> None:
-    """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
-    arrays = {}
-    for name, part in splits._asdict().items():
-        images = np.asarray(gather(part.pool, part.rows))
-        arrays |= {f"{name}_instances": images, f"{name}_labels": np.asarray(part.label)}
-    np.savez(path, **arrays)
 
 
 def pose(job: Job) -> Task:
@@ -108,16 +106,14 @@ def time_way(job: Job) -> dict[str, Any]:
     memory = peer_io.peak_memory_mib()
     whole = whole_epochs(task, where) if job.parts == "both" else []
     in_use = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    details = {
-        **dataclasses.asdict(where),
-        "parameters": count_params(param_shapes(task.model, task.train.slots, task.train.kind.shape)),
-        "peak_device_memory_mib": in_use and in_use / 2**20,
+    shapes = param_shapes(task.model, task.train.slots, task.train.kind.shape)
+    details = dataclasses.asdict(where) | {
+        "parameters": count_params(shapes), "peak_device_memory_mib": in_use and in_use / 2**20,
         "peak_memory_mib_with_validation": peer_io.peak_memory_mib() if whole else None,
-    }
-    per_step = 1e6 / (job.members * job.train_bags)
-    times = {"microseconds_per_step_by_epoch": train, "whole_microseconds_per_step_by_epoch": whole}
-    times = {name: [seconds * per_step for seconds in of_part] for name, of_part in times.items()}
-    return {"peak_memory_mib": memory, "details": details, "members": [times]}  # as one, for all take the same
+    }  # fmt: skip
+    parts = {"microseconds_per_step_by_epoch": train, "whole_microseconds_per_step_by_epoch": whole}
+    microseconds = {name: [1e6 * s / (job.members * job.train_bags) for s in part] for name, part in parts.items()}
+    return {"peak_memory_mib": memory, "details": details, "members": [microseconds]}  # one, as all take the same
 
 
 def clock(epochs: Iterator[Any]) -> Iterator[float]:

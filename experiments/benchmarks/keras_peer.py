@@ -68,7 +68,7 @@ def fresh_model(options: argparse.Namespace, member: int, train: Split) -> keras
     """A compiled model of its own; seeds everything that this member draws."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(options.seed + member)
-    model = build_model(train.bag_size, train.instances.shape[2:])
+    model = build_model(train.instances.shape[1], train.instances.shape[2:])
     optimizer = keras.optimizers.Adam(peer_io.LEARNING_RATE, epsilon=peer_io.ADAM_EPSILON)
     model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model

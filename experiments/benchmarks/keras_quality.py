@@ -16,8 +16,6 @@ import importlib.metadata
 import json
 import math
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +41,7 @@ from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.text import Table, with_error
 from mil_jax.training import FitConfig
 
+Judged = dict[str, dict[str, np.ndarray]]  # who, measure: a value for each draw, [S]
 # What is judged, and whether more of it is better.
 MEASURES = {"accuracy": True, "auc": True, "loss": False, "hit_at_1": True}
 
@@ -93,11 +92,15 @@ def main(config: Config) -> None:
     content = {"name": data.name, "content_hash": data.content_hash}
     description = {"experiment": "keras_quality", "options": options, "data": content}
     with open_run(config.out, description, how, resume=(config.out / "config.json").exists()) as run:
-        with saying_what_is_kept(config.out / "keras"):
+        try:
             with watch.phase("keras"):
                 records, keras = train_keras(config, draws)
             with watch.phase("mil_jax"):
                 trained, ours = train_ours(config, draws, key_members)
+        except KeyboardInterrupt:
+            kept = f"keeps Keras' results of {len(list((config.out / 'keras').glob('*.json')))} draws"
+            remedy = "go on with the same --out and options"
+            raise Interrupted(f"{config.out / 'keras'} {kept}; {remedy}") from None
         judged = {"mil_jax": judge(ours, test), "keras": judge(keras, test)}
         results = compare(judged)
         ends = {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run}
@@ -105,17 +108,6 @@ def main(config: Config) -> None:
     print_results(results, config)
     say(f"seconds: {'  '.join(f'{name} {value:.0f}' for name, value in watch.read().items())}")
     say(f"results: {config.out}")
-
-
-@contextmanager
-def saying_what_is_kept(folder: Path) -> Iterator[None]:
-    """Within it, Ctrl-C ends the run with a line that says what the folder keeps."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = len(list(folder.glob("*.json")))
-        remedy = "go on with the same --out and options"
-        raise Interrupted(f"{folder} keeps Keras' results of {kept} draws; {remedy}") from None
 
 
 # ---- training ----
@@ -153,8 +145,7 @@ def keras_draw(config: Config, draw: int, splits: Splits, folder: Path) -> tuple
 
 def digest(peer_bags: Path, options: list[str]) -> str:
     """A short hash of bags, options and Keras' version."""
-    version = importlib.metadata.version("keras")
-    content = hashlib.sha256(" ".join([*options, version]).encode())
+    content = hashlib.sha256(" ".join([*options, importlib.metadata.version("keras")]).encode())
     with np.load(peer_bags) as arrays:
         for name in sorted(arrays):
             content.update(arrays[name].tobytes())
@@ -187,7 +178,7 @@ def mean_and_error(values: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "standard_error": spread / math.sqrt(len(values))}
 
 
-def compare(judged: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+def compare(judged: Judged) -> dict[str, dict[str, Any]]:
     """For each measure: both means, the mean paired difference, and whether mil_jax is worse."""
     results = {}
     for name, more_is_better in MEASURES.items():
@@ -205,13 +196,7 @@ def compare(judged: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Any
 # ---- results ----
 
 
-def write(
-    run: RunFolder,
-    config: Config,
-    results: dict[str, Any],
-    judged: dict[str, dict[str, np.ndarray]],
-    records: list[dict[str, Any]],
-) -> None:
+def write(run: RunFolder, config: Config, results: dict[str, Any], judged: Judged, records: list[Any]) -> None:
     """Writes every draw's numbers, and what follows from them."""
     rows = [
         {"draw": i, "who": who, **{name: float(values[i]) for name, values in columns.items()}}

@@ -38,11 +38,6 @@ class Split:
     labels: np.ndarray
 
     @property
-    def bag_size(self) -> int:
-        """The number of instances in every bag, K."""
-        return self.instances.shape[1]
-
-    @property
     def class_weights(self) -> tuple[float, float]:
         """The weights of classes 0 and 1, total / (2 x count)."""
         negative, positive = np.bincount(self.labels, minlength=2).tolist()
@@ -60,18 +55,14 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One member's run, epoch by epoch; where only the time was asked for, without validation and prediction.
-
-    The losses hold L2; that of training is class-weighted. The seconds are those of whole epochs, and of their
-    training part alone.
-    """
+    """One member's run, epoch by epoch; where only the time was asked for, without validation and prediction."""
 
     seed: int
     parameters: int
-    train_loss: list[float]
+    train_loss: list[float]  # both losses hold L2; this one is class-weighted
     val_loss: list[float]
     epoch_seconds: list[float]
-    train_seconds: list[float]
+    train_seconds: list[float]  # of the training part of an epoch alone
     prediction: Prediction | None = None
 
 
@@ -85,11 +76,9 @@ def stop(message: str) -> NoReturn:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, without the usage above it."""
+    """A parser whose complaint is one line, without the usage above it; its exit status is 2."""
 
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with status 2."""
-        stop(message)
+    error = staticmethod(stop)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -207,7 +196,7 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
         | {"microseconds_per_step_by_epoch": [1e6 * seconds / train.labels.size for seconds in member.train_seconds]}
         for member in members
     ]
-    sizes = {"bag_size": train.bag_size, "steps_per_epoch": train.labels.size, "usable_cores": usable_cores()}
+    sizes = {"bag_size": train.instances.shape[1], "steps_per_epoch": train.labels.size, "usable_cores": usable_cores()}
     versions = {"python": platform.python_version(), "numpy": np.__version__} | peer["versions"]
     summary = {"versions": versions, "peak_memory_mib": peak_memory_mib(), "members": records}
     write_json(out, peer | sizes | summary)

@@ -2,8 +2,8 @@
 
     python torch_peer.py --bags bags.npz --out torch.json --timing-only-epochs 5
 
-One bag per step, automatic differentiation, `torch.optim.Adam(fused=True)`: the loop that a careful user writes, without
-compilation. Model and loss are those of the Keras example (`keras_peer.py`). The loop does no more than it has to:
+One bag per step, automatic differentiation, `torch.optim.Adam(fused=True)`: a careful user's loop, without compilation.
+Model and loss are those of the Keras example (`keras_peer.py`). The loop does no more than it has to:
 nothing is read back inside an epoch, the bags are split into rows before it, and denormal numbers are flushed to zero.
 
 One difference remains: PyTorch's Adam, like Optax's, adds epsilon to the bias-corrected root of the second moment,
@@ -88,7 +88,7 @@ def train_epoch(
 def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
     """Train for the asked number of epochs and do nothing else; the seed decides everything that is drawn."""
     torch.manual_seed(options.seed + member)
-    model = AttentionMIL(train.bag_size, train.instances[0, 0].size)
+    model = AttentionMIL(train.instances.shape[1], train.instances[0, 0].size)
     optimizer = torch.optim.Adam(model.parameters(), lr=peer_io.LEARNING_RATE, eps=peer_io.ADAM_EPSILON, fused=True)
     bags, labels = torch.from_numpy(train.instances).flatten(2), torch.from_numpy(train.labels).long()
     weights, losses, seconds = torch.tensor(train.class_weights), [], []
