@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mil_jax.arrays import bags_from_arrays
 from mil_jax.bags import Bags, Scaler, take
 from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys
 from mil_jax.errors import InputError
-from mil_jax.model import MIL, ModelConfig, build
+from mil_jax.model import MIL, ModelConfig, Prediction, build
 from mil_jax.optimizer import Hyper
 from mil_jax.placement import Placement
 from mil_jax.sampling import sample_bags
@@ -37,10 +38,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 FEATURES = 6
 
 # Compiles in half the time; for programs that are compared up to rounding.
-FEW_OPTIMISATIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+FEW_OPTIMISATIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = partial(jax.jit, compiler_options=FEW_OPTIMISATIONS)
 
 
 def make_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +97,35 @@ def hyper_of(rate: float = 0.02, l2: float | None = 0.01, weights: Sequence[floa
     return Hyper(jnp.float32(rate), strength, jnp.array(weights, jnp.float32), **more)
 
 
+def guesses(bags: Bags, members: int, slope: float, start: float = 0.0) -> Prediction:
+    """Predictions [S, B, …] that tell the labels better than chance but not surely, with attention at random."""
+    rng = np.random.default_rng(0)
+    positive = 1 / (1 + np.exp(-rng.normal(size=(members, len(bags.label))) - slope * np.asarray(bags.label) - start))
+    attention = rng.dirichlet(np.ones(bags.slots), size=positive.shape)
+    probability = np.stack([1 - positive, positive], axis=-1)
+    return Prediction(jnp.asarray(probability, jnp.float32), jnp.asarray(attention, jnp.float32))
+
+
+def numpy_forward(params: Any, x: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [C] and attention [K] of one bag, in double precision or complex; empty slots enter with weight 0."""
+    hidden, pooling, head = np.asarray(x, np.float64).reshape(len(x), -1), params["pooling"], params["head"]
+    for layer in sorted(params["encoder"]):
+        hidden = hidden @ params["encoder"][layer]["kernel"] + params["encoder"][layer]["bias"]
+        hidden = np.where(hidden.real > 0, hidden, 0)
+    inner = np.tanh(hidden @ pooling["V"]["kernel"])
+    if "U" in pooling:
+        inner = inner / (1 + np.exp(-hidden @ pooling["U"]["kernel"]))
+    exponentials = np.exp(inner @ pooling["w"]["kernel"])[:, 0] * mask
+    attention = exponentials / exponentials.sum()
+    weighted = attention[:, None] * hidden
+    joined = weighted.ravel() if len(head["kernel"]) == weighted.size else weighted.sum(axis=0)
+    return joined @ head["kernel"] + head["bias"], attention
+
+
+def in_double(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
 @pytest.fixture(scope="session")
 def quick_hyper() -> Hyper:
     """A learning rate that gets somewhere within a few steps; unequal class weights."""
@@ -133,11 +161,7 @@ class HostRun:
 
 @pytest.fixture(scope="session")
 def host_run(
-    concat_model: MIL,
-    train_bags: Bags,
-    val_bags: Bags,
-    quick_config: FitConfig,
-    quick_hyper: Hyper,
+    concat_model: MIL, train_bags: Bags, val_bags: Bags, quick_config: FitConfig, quick_hyper: Hyper
 ) -> HostRun:
     """Three members, of which the second trains to the end and the others stop earlier."""
     keys = member(member_keys(jax.random.key(0), 7), np.array([0, 1, 6]))

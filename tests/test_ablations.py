@@ -23,13 +23,11 @@ from mil_jax.run import ablation, findings
 # Eight members in all, each with as many steps in an epoch, and as many bags in each set: mostly one program.
 BAGS, EPOCHS = 40, 2
 SMALL: dict[str, dict[str, Any]] = {
-    "gating": {"members": 8, "patience": 2},
-    "bag_size": {"members": 8, "sizes": (3,)},
+    "gating": {"members": 8, "patience": 2}, "bag_size": {"members": 8, "sizes": (3,)},
     "regularization": {"members": 4, "l2": (0.0, 10.0), "measured_at": (1,)},
-    "ensemble_size": {"members": 8, "largest": 4},
-    "digits": {"members": 2, "classes": (1, 0, 7, 8), "patience": 2},
+    "ensemble_size": {"members": 8, "largest": 4}, "digits": {"members": 2, "classes": (1, 0, 7, 8), "patience": 2},
     "imbalance": {"members": 2, "shares": (0.4,), "train_bags": BAGS // 2},
-}
+}  # fmt: skip
 scripts: dict[str, Any] = {name: importlib.import_module(name) for name in SMALL}
 POINTS = {"gating": 2, "bag_size": 2, "regularization": 4, "ensemble_size": 3, "digits": 4, "imbalance": 4}
 FACTORS = {

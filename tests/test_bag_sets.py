@@ -265,12 +265,10 @@ def test_a_damaged_mat_file_never_ends_the_process(tmp_path, compressed):
 
 # name: bags, positive, instances, features, constant features; smallest, median and largest bag
 CLASSIC = {
-    "musk1": (92, 47, 476, 166, 0, 2, 4, 40),
-    "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
-    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13),
-    "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
+    "musk1": (92, 47, 476, 166, 0, 2, 4, 40), "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
+    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13), "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
     "tiger": (200, 100, 1220, 230, 106, 1, 6, 13),
-}
+}  # fmt: skip
 
 
 @needs_classic

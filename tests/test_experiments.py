@@ -108,7 +108,7 @@ def here(printed: tuple[Path, str]) -> FinishedRun:
 # ---- what it leaves and says ----
 
 
-def test_config_and_summary_have_what_is_documented(here: FinishedRun) -> None:
+def test_config_and_summary_have_what_is_documented(here):
     decide_nothing = {"out", "plot_bags", "report", "tensorboard", "data_dir", "manual_dir", *vars(Compute())}
     options = {name: value for name, value, _ in fields_of(CONFIG) if name not in decide_nothing}
     assert here.config["options"] == json.loads(json.dumps(options))
@@ -127,7 +127,7 @@ def test_config_and_summary_have_what_is_documented(here: FinishedRun) -> None:
     assert here.summary.seconds["total"] >= here.summary.seconds["train"] > 0
 
 
-def test_the_numbers_agree_with_one_another(here: FinishedRun) -> None:
+def test_the_numbers_agree_with_one_another(here):
     """Summary, log and attention file tell the same story; so do groups of bags and sizes of ensembles."""
     arrays, whole, details = here.arrays, here.summary.ensemble, here.summary.test_details
     probability, label, weight = arrays["probability"], arrays["label"], arrays["attention"]
@@ -156,7 +156,7 @@ def test_the_numbers_agree_with_one_another(here: FinishedRun) -> None:
     assert 0 <= details["disagreement"]["votes"] <= 0.5
 
 
-def test_the_log_and_the_arrays_have_what_is_documented(here: FinishedRun) -> None:
+def test_the_log_and_the_arrays_have_what_is_documented(here):
     expected = [(epoch, member) for epoch in range(1, EPOCHS + 1) for member in range(MEMBERS)]
     assert [(line["epoch"], line["member"]) for line in here.log] == expected
     wanted = {"train_loss", "val_loss", "val_accuracy", "positive_bags_hit_at_1", "positive_bags_positive_mass"} | {
@@ -175,7 +175,7 @@ def test_the_log_and_the_arrays_have_what_is_documented(here: FinishedRun) -> No
     assert (arrays["label"] == arrays["instance_label"].max(axis=-1)).all() and set(arrays["label"]) == {0, 1}
 
 
-def test_tables_and_figures(here: FinishedRun) -> None:
+def test_tables_and_figures(here):
     """The log and the members as CSV say what the JSON says; no figure is blank."""
     members = [row | {"warnings": "; ".join(row["warnings"])} for row in here.summary.members]
     for name, rows in (("metrics.csv", here.log), ("members.csv", members)):
@@ -189,7 +189,7 @@ def test_tables_and_figures(here: FinishedRun) -> None:
         assert 0.005 < np.mean(gray < 250) < 0.9
 
 
-def test_it_says_what_it_does(printed: tuple[Path, str], here: FinishedRun) -> None:
+def test_it_says_what_it_does(printed, here):
     text = printed[1]
     for name, part in mnist_bags.draw_bags(CONFIG, datasets.load("mnist-sample"))._asdict().items():
         positive = int(part.label.sum())
@@ -202,7 +202,7 @@ def test_it_says_what_it_does(printed: tuple[Path, str], here: FinishedRun) -> N
     assert text.endswith(f"run folder: {here.path}\n")
 
 
-def test_the_report_and_that_it_is_made_again(here: FinishedRun, tmp_path: Path) -> None:
+def test_the_report_and_that_it_is_made_again(here, tmp_path):
     """The same page, from the run folder and the data set alone; with event files where asked for."""
     page = (here.path / "report.html").read_text()
     assert page.count("<article ") == BAGS and page.count("<i ") == BAGS * BAG_SIZE
@@ -214,7 +214,7 @@ def test_the_report_and_that_it_is_made_again(here: FinishedRun, tmp_path: Path)
     assert {path.name for path in (copy / "tensorboard").iterdir()} == {"mean", "member_000", "member_001"}
 
 
-def test_every_choice_at_once(tmp_path: Path) -> None:
+def test_every_choice_at_once(tmp_path):
     """Another head, no gate, draws of bags that differ by member, batches; and event files, and no report."""
     options = options_of(
         dataclasses.replace(CONFIG, plot_bags=0), epochs=1, head="sum", pooling="attention", batch_size=7, vary="bags",
@@ -254,9 +254,7 @@ def resumed_until(epoch: int, out: Path, cache: Path, *options: str) -> Iterator
             process.kill()  # does nothing where it has ended
 
 
-def test_stopped_killed_and_resumed_it_ends_as_if_nothing_had_happened(
-    here: FinishedRun, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_killed_and_resumed_it_ends_as_if_nothing_had_happened(here, cache, tmp_path, monkeypatch):
     """Stopped by Ctrl-C; resumed and killed; resumed and interrupted after training; resumed: the same bytes."""
     out, log = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
     whole = (here.path / "metrics.jsonl").read_bytes()
@@ -305,7 +303,7 @@ def test_stopped_killed_and_resumed_it_ends_as_if_nothing_had_happened(
 # ---- the others that train on digits ----
 
 
-def test_sweep(here: FinishedRun, tmp_path: Path) -> None:
+def test_sweep(here, tmp_path):
     """The point is chosen on validation bags; one whose seeds diverge is named, in no mean, and never the best."""
     out, config = tmp_path / "run", sweep.Config(**SMALL | {"members": 1}, learning_rates=(1e-3,), l2=(1e38, 0.01))
     text = run_here(sweep, dataclasses.replace(config, one_by_one=True), out)
@@ -323,7 +321,7 @@ def test_sweep(here: FinishedRun, tmp_path: Path) -> None:
         run_here(sweep, dataclasses.replace(config, l2=(1e38,)), tmp_path / "all")
 
 
-def test_seed_spread(here: FinishedRun, tmp_path: Path) -> None:
+def test_seed_spread(here, tmp_path):
     """Each ensemble leaves a run folder of its own; the members are those of mnist_bags."""
     text = run_here(seed_spread, seed_spread.Config(**SMALL, vary=("order", "init,order", "bags")), tmp_path / "run")
     rows = results_of(tmp_path / "run")["rows"]
@@ -363,7 +361,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "options"), REFUSED, ids=[" ".join(case) for case in REFUSED])
-def test_a_refused_option_leaves_no_folder(name: str, options: str, tables: Path, tmp_path: Path) -> None:
+def test_a_refused_option_leaves_no_folder(name, options, tables, tmp_path):
     """One line that names the value, exit status 2, and nothing written, so that the corrected command runs."""
     needs = [word if word != "." else str(tables) for word in NEEDS.get(name, [])]
     status, lines = command_here(SCRIPTS[name], *needs, *options.split(), "--out", str(tmp_path / "run"))
@@ -374,7 +372,7 @@ def test_a_refused_option_leaves_no_folder(name: str, options: str, tables: Path
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_taken_stays_as_it_is(here: FinishedRun, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken_stays_as_it_is(here, tmp_path):
     (tmp_path / "file").write_text("something")
     for script in SCRIPTS.values():
         for out in (here.path, tmp_path / "file", tmp_path / "file" / "run"):
@@ -383,7 +381,7 @@ def test_a_folder_that_is_taken_stays_as_it_is(here: FinishedRun, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_help_says_every_option_and_its_default() -> None:
+def test_help_says_every_option_and_its_default():
     status, lines = command_here(mnist_bags, "--help")
     text, names = re.sub(r"[\s│]+", " ", " ".join(lines)), [name for name, *_ in fields_of(CONFIG)]
     assert status == 0 and text.count("(default: ") == len(names)
@@ -403,7 +401,7 @@ class Reached(BaseException):
     """A command has refused nothing, and would start JAX."""
 
 
-def test_nonsense_is_refused_in_words_or_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonsense_is_refused_in_words_or_taken(tmp_path, monkeypatch):
     """Any option of any script with any nonsense: exit status 2 without a traceback, or the run would begin."""
 
     def reach(*args: Any) -> None:

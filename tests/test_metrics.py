@@ -86,16 +86,13 @@ def test_bag_metrics_equal_scikit_learn(classes):
     one_hot = np.eye(classes)[label]
     average, score, truth = ("macro", exact, one_hot) if classes > 2 else ("binary", exact[:, 1], label)
     wanted = {
-        "loss": sk.log_loss(label, exact),
-        "accuracy": sk.accuracy_score(label, prediction),
-        "auc": sk.roc_auc_score(truth, score),
-        "average_precision": sk.average_precision_score(truth, score),
+        "loss": sk.log_loss(label, exact), "accuracy": sk.accuracy_score(label, prediction),
+        "auc": sk.roc_auc_score(truth, score), "average_precision": sk.average_precision_score(truth, score),
         "precision": sk.precision_score(label, prediction, average=average),
         "recall": sk.recall_score(label, prediction, average=average),
-        "f1": sk.f1_score(label, prediction, average=average),
-        "brier": np.mean(np.sum((exact - one_hot) ** 2, axis=1)),
+        "f1": sk.f1_score(label, prediction, average=average), "brier": np.mean(np.sum((exact - one_hot) ** 2, axis=1)),
         "calibration_error": reference_calibration_error(exact, label),
-    }
+    }  # fmt: skip
     assert wanted.keys() == vars(got).keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(getattr(got, name), value, rtol=3e-6, err_msg=name)

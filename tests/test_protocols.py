@@ -71,7 +71,7 @@ def feature_bags() -> Bags:
     return bags_from_arrays(arrays, [i % 2 for i in range(9)])
 
 
-def test_members_see_their_own_bags_and_their_own_scale(feature_bags: Bags):
+def test_members_see_their_own_bags_and_their_own_scale(feature_bags):
     """What the test bags hold changes neither."""
     folds = cross_validation(jax.random.key(0), feature_bags.label, folds=4, repeats=1)
     splits = split_bags(feature_bags, folds)
@@ -90,7 +90,7 @@ def test_members_see_their_own_bags_and_their_own_scale(feature_bags: Bags):
         assert_same_bits(member(fit_scaler(spoilt), i), member(hyper.scaler, i))
 
 
-def test_a_missing_bag_leaves_an_empty_place(feature_bags: Bags):
+def test_a_missing_bag_leaves_an_empty_place(feature_bags):
     mine = own_bags(feature_bags, np.array([[2, 5], [7, -1]]))
     assert mine.label.tolist() == [[0, 1], [1, ABSENT]]
     assert not mine.mask[1, 1].any()
@@ -98,7 +98,7 @@ def test_a_missing_bag_leaves_an_empty_place(feature_bags: Bags):
 
 
 @pytest.mark.parametrize(("index", "wrong"), [([[0, 9]], 9), ([[0, -2]], -2)])
-def test_folds_of_other_bags_are_refused(feature_bags: Bags, index: list[list[int]], wrong: int):
+def test_folds_of_other_bags_are_refused(feature_bags, index, wrong):
     message = message_of(own_bags, feature_bags, np.array(index))
     assert message == f"index = {wrong}: expected folds of these 9 bags: 0 to 8, or -1 for no bag"
 
@@ -121,7 +121,7 @@ def test_the_threshold_that_classifies_most_validation_bags_right():
         (np.array([0.5, 1.5, 0.1, 0.2]), "expected probabilities"),
     ],
 )
-def test_a_threshold_of_what_is_no_probability_is_refused(probability: np.ndarray, part: str):
+def test_a_threshold_of_what_is_no_probability_is_refused(probability, part):
     # The tests' own type checker would refuse some first; a user has none.
     assert part in message_of(inspect.unwrap(choose_threshold), probability, np.array([0, 1, 1, 1]))
 

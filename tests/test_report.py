@@ -107,12 +107,10 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 
 def test_text_is_never_markup() -> None:
     parts = [
-        report.Text(NASTY, [NASTY]),
-        report.Settings(NASTY, {NASTY: NASTY, "group": {NASTY: [NASTY]}}),
-        report.Table(NASTY, (NASTY,), [(NASTY,)], NASTY),
-        report.Picture(NASTY, png(300), NASTY),
+        report.Text(NASTY, [NASTY]), report.Settings(NASTY, {NASTY: NASTY, "group": {NASTY: [NASTY]}}),
+        report.Table(NASTY, (NASTY,), [(NASTY,)], NASTY), report.Picture(NASTY, png(300), NASTY),
         draw_gallery(title=NASTY, caption=NASTY, classes=(NASTY, "b")),
-    ]
+    ]  # fmt: skip
     page = report.render(NASTY, parts, NASTY)
     assert sum(NASTY in text for text in Outline(page).text) >= 13 + BAGS
     assert page.count("<script") == 2  # the page's own, and the orders

@@ -81,7 +81,7 @@ FILES = {
 }  # fmt: skip
 
 
-def test_the_folder_is_complete(whole: tuple[Path, str]) -> None:
+def test_the_folder_is_complete(whole):
     """And says what the bags were, in the words of whoever made them."""
     path, printed = whole
     assert {file.name for file in path.iterdir()} == FILES
@@ -94,7 +94,7 @@ def test_the_folder_is_complete(whole: tuple[Path, str]) -> None:
         assert name in printed and name in page
 
 
-def test_loaded_from_elsewhere_it_predicts_the_same(whole: tuple[Path, str]) -> None:
+def test_loaded_from_elsewhere_it_predicts_the_same(whole):
     """The standardiser is part of the run: without it, a feature of a million would decide everything."""
     loaded, arrays = mil.load_run(whole[0]), load_finished(whole[0]).arrays
     assert loaded.class_names == CLASSES and loaded.members.scaler is not None
@@ -105,9 +105,7 @@ def test_loaded_from_elsewhere_it_predicts_the_same(whole: tuple[Path, str]) -> 
     assert loaded.summary and loaded.summary.ensemble["test_accuracy"] > 0.6
 
 
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(
-    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
     out, text = tmp_path / "run", screen.losses_text
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="log of 1 epochs"):
         patch.setattr(run_fit, "losses_text", lambda info: os.kill(os.getpid(), signal.SIGTERM) or text(info))
@@ -126,7 +124,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(
 # ---- members that diverge ----
 
 
-def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path: Path) -> None:
+def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path):
     printed = run(tmp_path / "run", rates=(0.02, 1e30), report=False)
     summary, arrays = load_finished(tmp_path / "run").summary, load_finished(tmp_path / "run").arrays
     good, gone = summary.members
@@ -143,7 +141,7 @@ def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path: Path) -> N
     assert f"warning: Member 1: {DIVERGED}" in printed
 
 
-def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path: Path) -> None:
+def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path):
     with pytest.raises(RunError, match=r"training diverged in all members; .* try a lower learning rate"):
         run(tmp_path / "run", rates=(1e30, 1e30))
     finished = load_finished(tmp_path / "run")
@@ -154,7 +152,7 @@ def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path: P
 # ---- what a summary says ----
 
 
-def test_only_so_many_members_are_shown_and_warnings_name_theirs() -> None:
+def test_only_so_many_members_are_shown_and_warnings_name_theirs():
     rows = [{"seed": i, "test_loss": 0.5, "warnings": ["Odd."] if i else []} for i in range(3)]
     summary = Summary(rows, {"test_loss": 0.5}, {}, {})
     table = summary.results_table(2)
@@ -169,7 +167,7 @@ def test_only_so_many_members_are_shown_and_warnings_name_theirs() -> None:
 # ---- the screen ----
 
 
-def test_the_stopwatch_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stopwatch_adds_up(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 10.0, 14.0, 20.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     watch = screen.Stopwatch()
@@ -180,9 +178,7 @@ def test_the_stopwatch_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.read() == {"plots": 6.0, "compile": 0.5, "total": 20.0}
 
 
-def test_the_screen_is_plain_where_there_is_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_screen_is_plain_where_there_is_no_terminal(capsys, monkeypatch):
     rows = [("train", 1000, 0.12345, True), ("test", 20, float("nan"), "sum")]
     screen.print_table(Table("Results", ("set", "bags", "loss", "more"), rows, "A caption"))
     with screen.epoch_progress(20) as show:

@@ -124,7 +124,7 @@ def test_sizes_follow_the_normal_law():
 
 
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_ragged_bags_hold_what_they_say(share: float | None):
+def test_ragged_bags_hold_what_they_say(share):
     bags = by_size(positive_class=0, positive_share=share)
     sizes = sizes_of(bags)
     assert len(set(sizes.tolist())) > 1 and bags.slots == sizes.max()
@@ -225,8 +225,10 @@ def test_validation_and_test_bags_share_no_instance():
 
 
 def test_splits_depend_on_the_key_and_each_on_its_own_count():
-    draw = lambda seed, *counts: sample_splits(jax.random.key(seed), digits(), BagsConfig(3, 0.0, 1, None, *counts))  # noqa: E731
-    first, second, other = draw(1, 50, 50, 300), draw(1, 50, 300, 300), draw(2, 50, 50, 300)
+    first, second, other = (
+        sample_splits(jax.random.key(seed), digits(), BagsConfig(3, 0.0, 1, None, 50, val_bags, 300))
+        for seed, val_bags in ((1, 50), (1, 300), (2, 50))
+    )
     assert [len(bags.label) for bags in second] == [50, 300, 300]
     assert_same_bits((first.train, first.test), (second.train, second.test))
     assert len(np.unique(second.val.rows)) == len(np.unique(second.test.rows)) == 40, "halves"

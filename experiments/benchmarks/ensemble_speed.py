@@ -36,11 +36,9 @@ from mil_jax.run.screen import print_table, say
 from mil_jax.text import DASH, Table
 
 PEERS: dict[str, tuple[Way, ...]] = {
-    "torch": (measure.TORCH,),
-    "torch-per-core": (measure.TORCH_PER_CORE,) if measure.CORES > 1 else (),
-    "keras-tensorflow": (measure.KERAS_TENSORFLOW,),
-    "keras-jax": (measure.KERAS_JAX,),
-}
+    "torch": (measure.TORCH,), "torch-per-core": (measure.TORCH_PER_CORE,) if measure.CORES > 1 else (),
+    "keras-tensorflow": (measure.KERAS_TENSORFLOW,), "keras-jax": (measure.KERAS_JAX,),
+}  # fmt: skip
 
 CPU_SIZES, ACCELERATOR_SIZES = "1,2,8,32,128", "1,2,8,32,128,512,1024,2048,4096"
 
