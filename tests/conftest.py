@@ -38,8 +38,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 FEATURES = 6
 
 # Compiles in half the time; for programs that are compared up to rounding.
-FEW_OPTIMISATIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = partial(jax.jit, compiler_options=FEW_OPTIMISATIONS)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 
 
 def make_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,9 +75,6 @@ KERAS_TENSORFLOW = Way("Keras, TensorFlow", "keras_peer.py", "--backend tensorfl
 KERAS_JAX = Way("Keras, JAX", "keras_peer.py", "--backend jax")
 
 
-# ---- options ----
-
-
 @dataclass(frozen=True)
 class Options:
     """What the benchmarks of speed have in common."""
@@ -244,10 +241,7 @@ def warn_if_busy() -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """A case over all rounds: microseconds are medians over rounds of each round's median, and the rounds' range.
-
-    `whole_us` is with validation, None for peers; the memory is the largest of the rounds.
-    """
+    """A case over all rounds: the median, least and largest of the rounds' medians, and the largest memory."""
 
     way: str
     members: int
@@ -255,7 +249,7 @@ class Row:
     train_us: float
     train_us_low: float
     train_us_high: float
-    whole_us: float | None
+    whole_us: float | None  # with validation; None for peers
     peak_memory_mib: float
 
 
