@@ -69,6 +69,17 @@ def val_bags() -> Bags:
 
 
 @pytest.fixture(scope="session")
+def bags() -> Bags:
+    """40 full bags of 3, to judge predictions on."""
+    return draw_bags(7, 40)
+
+
+def changed(bags: Bags, **parts: Any) -> Bags:
+    """The bags with other parts of their view."""
+    return Bags(bags.pool, dataclasses.replace(bags.view, **parts))
+
+
+@pytest.fixture(scope="session")
 def ragged_bags() -> Bags:
     """19 bags of 1 to 5 instances, padded to 5 slots."""
     instances, classes = make_pool(3)

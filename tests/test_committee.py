@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import draw_bags, guesses, message_of
+from conftest import guesses, message_of
 from sklearn import metrics as sk
 
 from mil_jax import committee
@@ -18,11 +18,6 @@ from mil_jax.model import Prediction
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 MEMBERS = 6
-
-
-@pytest.fixture(scope="module")
-def bags() -> Bags:
-    return draw_bags(7, 40)
 
 
 @pytest.fixture(scope="module")

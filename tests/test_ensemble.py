@@ -3,13 +3,24 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import HostRun, assert_close, assert_parts, assert_same_bits, draw_bags, hyper_of, member, message_of
+from conftest import (
+    HostRun,
+    assert_close,
+    assert_parts,
+    assert_same_bits,
+    changed,
+    draw_bags,
+    hyper_of,
+    member,
+    message_of,
+)
 
 from mil_jax import ensemble
 from mil_jax.arrays import bags_from_arrays
@@ -38,50 +49,29 @@ def join(*keys: MemberKeys) -> MemberKeys:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *keys)
 
 
-def changed(bags: Bags, **parts: Any) -> Bags:
-    """The bags with other parts of their view."""
-    return Bags(bags.pool, dataclasses.replace(bags.view, **parts))
+@pytest.fixture(scope="module")
+def programs(host_run: HostRun) -> Iterator[list[str]]:
+    """The text of each program of an epoch; from here on nothing may move to a device while one runs."""
+    run_epoch, texts = ensemble.run_epoch, []
 
-
-class GuardedEpoch:
-    """`run_epoch`, but while its program runs, nothing may move from the host to a device.
-
-    Attributes:
-        run_epoch: the original.
-        programs: the text of what was compiled.
-    """
-
-    def __init__(self) -> None:
-        self.run_epoch: Any = ensemble.run_epoch
-        self.programs: list[str] = []
-
-    def lower(self, *args: Any) -> "GuardedEpoch":
-        self.lowered = self.run_epoch.lower(*args)
-        return self
-
-    def compile(self) -> Callable[..., Any]:
-        compiled = self.lowered.compile()
-        self.programs.append(compiled.as_text())
+    def lower(*arguments: Any) -> SimpleNamespace:
+        compiled = run_epoch.lower(*arguments).compile()
+        texts.append(compiled.as_text())
 
         def run(*args: Any) -> Any:
             placed = jax.device_put(args, compiled.input_shardings[0])
             with jax.transfer_guard("disallow"):
                 return compiled(*placed)
 
-        return run
+        return SimpleNamespace(compile=lambda: run)
 
-
-@pytest.fixture(scope="module")
-def guard(host_run: HostRun) -> Iterator[GuardedEpoch]:
-    """From here on every epoch is guarded."""
-    guard = GuardedEpoch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ensemble, "run_epoch", guard)
-        yield guard
+        patch.setattr(ensemble, "run_epoch", SimpleNamespace(lower=lower))
+        yield texts
 
 
 @pytest.fixture(scope="module")
-def fit(guard: GuardedEpoch, concat_model: MIL, train_bags: Bags, val_bags: Bags, quick_hyper: Hyper) -> Fit:
+def fit(programs: list[str], concat_model: MIL, train_bags: Bags, val_bags: Bags, quick_hyper: Hyper) -> Fit:
     """`fit_ensemble` on the bags of `host_run`: (keys, config, placement) -> Ensemble."""
 
     def run(keys: MemberKeys, config: FitConfig, placement: Placement | None) -> Ensemble:
@@ -91,15 +81,13 @@ def fit(guard: GuardedEpoch, concat_model: MIL, train_bags: Bags, val_bags: Bags
 
 
 @pytest.fixture(scope="module")
-def two_devices(
-    fit: Fit, guard: GuardedEpoch, host_run: HostRun, quick_config: FitConfig
-) -> tuple[Ensemble, list[str]]:
+def two_devices(fit: Fit, programs: list[str], host_run: HostRun, quick_config: FitConfig) -> tuple[Ensemble, list]:
     """Three members on two devices: a stranger, the second of `host_run`, the stranger again; and what was compiled."""
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
-    stranger, before = strangers(1), len(guard.programs)
+    stranger, before = strangers(1), len(programs)
     keys = join(stranger, member(host_run.keys, slice(1, 2)), stranger)
-    return fit(keys, quick_config, Placement(2, 1)), guard.programs[before:]
+    return fit(keys, quick_config, Placement(2, 1)), programs[before:]
 
 
 # ---- a member does not depend on others, nor on where it runs ----
@@ -325,24 +313,21 @@ def images(count: int, shape: tuple[int, ...]) -> Bags:
     return bags_from_arrays(list(rng.integers(0, 256, (count, 3, *shape), np.uint8)), np.arange(count) % 2)
 
 
-@pytest.mark.parametrize(
-    ("change", "parts"),
-    [
-        (lambda given: {"train": stack_bags([given["train"]] * 2)}, ("train.rows", "bags of 3 members")),
-        (lambda given: {"val": Bags(given["val"].pool[:, :4], given["val"].view)}, ("features [6], as in train",)),
-        (lambda given: {"val": images(17, (6,))}, ("val = 'pixels [6]'", "features [6]")),
-        (lambda given: {"val": changed(given["val"], label=given["val"].label + 1)}, ("label = 2", "0 to 1")),
-        (lambda given: {"val": draw_of_size(2)}, ("val = 'bags of 2'", "bags of 3, as in train, or the head 'sum'")),
-        (lambda given: {"train": changed(given["train"], rows=given["train"].rows + 9)}, ("train.rows", "of the pool")),
-        (lambda given: {"val": Bags(np.nan * given["val"].pool, given["val"].view)}, ("val.pool", "finite values")),
-        (lambda given: {"train": changed(given["train"], label=0 * given["train"].label)}, ("no bag of class 1",)),
-        (lambda given: {"hyper": hyper_of(weights=(1, 1, 1))}, ("hyper.class_weight = 3", "each of 2 classes")),
-        (lambda given: {"model": build(ModelConfig(), Classes(3)), "hyper": hyper_of()}, ("each of 3 classes",)),
-        (lambda given: {"hyper": hyper_of(float("nan"))}, ("hyper.learning_rate", "expected finite values")),
-        (lambda given: {"hyper": hyper_of(scaler=fit_scaler(of_features(4)))}, ("hyper.scaler", "features [6]")),
-        (lambda given: {"model": build(ModelConfig(encoder="lenet"))}, ("instances = [6]", "encoder can take")),
-    ],
-)
+@pytest.mark.parametrize(("change", "parts"), [
+    (lambda given: {"train": stack_bags([given["train"]] * 2)}, ("train.rows", "bags of 3 members")),
+    (lambda given: {"val": Bags(given["val"].pool[:, :4], given["val"].view)}, ("features [6], as in train",)),
+    (lambda given: {"val": images(17, (6,))}, ("val = 'pixels [6]'", "features [6]")),
+    (lambda given: {"val": changed(given["val"], label=given["val"].label + 1)}, ("label = 2", "0 to 1")),
+    (lambda given: {"val": draw_of_size(2)}, ("val = 'bags of 2'", "bags of 3, as in train, or the head 'sum'")),
+    (lambda given: {"train": changed(given["train"], rows=given["train"].rows + 9)}, ("train.rows", "of the pool")),
+    (lambda given: {"val": Bags(np.nan * given["val"].pool, given["val"].view)}, ("val.pool", "finite values")),
+    (lambda given: {"train": changed(given["train"], label=0 * given["train"].label)}, ("no bag of class 1",)),
+    (lambda given: {"hyper": hyper_of(weights=(1, 1, 1))}, ("hyper.class_weight = 3", "each of 2 classes")),
+    (lambda given: {"model": build(ModelConfig(), Classes(3)), "hyper": hyper_of()}, ("each of 3 classes",)),
+    (lambda given: {"hyper": hyper_of(float("nan"))}, ("hyper.learning_rate", "expected finite values")),
+    (lambda given: {"hyper": hyper_of(scaler=fit_scaler(of_features(4)))}, ("hyper.scaler", "features [6]")),
+    (lambda given: {"model": build(ModelConfig(encoder="lenet"))}, ("instances = [6]", "encoder can take")),
+])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(change, parts, concat_model, train_bags, val_bags):
     """Before anything is compiled."""
     given = {"model": concat_model, "keys": strangers(3), "train": train_bags, "val": val_bags}
@@ -370,16 +355,13 @@ def test_empty_slots_need_the_sum_head(concat_model, ragged_bags, train_bags, ho
         assert_parts(message, "bags with empty slots", "full bags of one size, or the head 'sum'")
 
 
-@pytest.mark.parametrize(
-    ("other", "parts"),
-    [
-        (images(2, (6,)), ("bags = 'pixels [6]'", "features [6], which the members were trained on")),
-        (images(2, (2, 3)), ("bags = 'pixels [2, 3]'",)),
-        (draw_of_size(2), ("bag_size = 2",)),
-        (stack_bags([draw_bags(2, 4)] * 2), ("bags", "bags of 3 members, or shared ones")),
-        (changed(draw_bags(2, 4), rows=draw_bags(2, 4).rows + 60), ("bags.rows", "rows of the pool, 0 to 59")),
-    ],
-)
+@pytest.mark.parametrize(("other", "parts"), [
+    (images(2, (6,)), ("bags = 'pixels [6]'", "features [6], which the members were trained on")),
+    (images(2, (2, 3)), ("bags = 'pixels [2, 3]'",)),
+    (draw_of_size(2), ("bag_size = 2",)),
+    (stack_bags([draw_bags(2, 4)] * 2), ("bags", "bags of 3 members, or shared ones")),
+    (changed(draw_bags(2, 4), rows=draw_bags(2, 4).rows + 60), ("bags.rows", "rows of the pool, 0 to 59")),
+])  # fmt: skip
 def test_bags_that_the_members_were_not_made_for_are_refused(other, parts, concat_model, host_run):
     assert_parts(message_of(predict, concat_model, host_run.ensemble.members, other), *parts)
 

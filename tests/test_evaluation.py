@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, draw_bags, guesses, member, message_of
+from conftest import assert_close, guesses, member, message_of
 from sklearn import metrics as sk
 
 from mil_jax import evaluation
@@ -17,11 +17,6 @@ from mil_jax.evaluation import Evaluation, evaluate, evaluate_members
 from mil_jax.model import Prediction
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
-
-@pytest.fixture(scope="module")
-def bags() -> Bags:
-    return draw_bags(7, 40)
 
 
 @pytest.fixture(scope="module")

@@ -354,8 +354,8 @@ REFUSED = [
     ("bag_size", "--sizes 99999"), ("bag_size", "--sizes"), ("bag_size", "--positive-share 1.0"),
     ("regularization", "--l2 -0.1"), ("ensemble_size", "--members 8 --largest 5"), ("digits", "--classes 1 10"),
     ("digits", "--classes 1"), ("imbalance", "--shares 0.0"), ("imbalance", "--shares 0.001"),
-    *((name, f"--{option}") for name in ABLATIONS for option in ("measures", "measures auc acu")),
-    *((name, f"--{option}") for name in ABLATIONS for option in ("dataset foo", "members 1", "measures weather")),
+    *((name, f"--{option}") for name in ABLATIONS
+      for option in ("dataset foo", "members 1", "measures", "measures auc acu", "measures weather")),
     *((name, "--resume") for name in SCRIPTS),
 ]  # fmt: skip
 

@@ -56,17 +56,14 @@ def draw_instances(seed: int, count: int = K) -> np.ndarray:
 # ---- parameters ----
 
 
-@pytest.mark.parametrize(
-    ("config", "count"),
-    [
-        # 784 * 128 + 128, 128 * 64 + 64, twice 64 * 256, 256, and the head of 3 * 64 * 2 + 2.
-        (ModelConfig(), 142_146),
-        # The head of 64 * 2 + 2 is 256 smaller.
-        (ModelConfig(head="sum"), 141_890),
-        # U is 64 * 256 = 16,384.
-        (ModelConfig(pooling="attention"), 125_762),
-    ],
-)
+@pytest.mark.parametrize(("config", "count"), [
+    # 784 * 128 + 128, 128 * 64 + 64, twice 64 * 256, 256, and the head of 3 * 64 * 2 + 2.
+    (ModelConfig(), 142_146),
+    # The head of 64 * 2 + 2 is 256 smaller.
+    (ModelConfig(head="sum"), 141_890),
+    # U is 64 * 256 = 16,384.
+    (ModelConfig(pooling="attention"), 125_762),
+])  # fmt: skip
 def test_parameter_counts(config, count):
     assert count_params(shapes_of(config, 3, IMAGE)) == count
     assert sum(row[2] for row in layer_table(build(config), 3, IMAGE)) == count
@@ -182,21 +179,18 @@ def test_every_pooling_with_every_output(pooling, output, classes):
 # ---- choices ----
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"hidden": ()}, "hidden = (): expected one or more widths"),
-        ({"hidden": (8, 0)}, "hidden = 0: expected a whole number from 1"),
-        ({"hidden": 8}, "hidden = 8: expected one or more widths"),
-        ({"attention_units": 2.5}, "attention_units = 2.5: expected a whole number from 1"),
-        ({"dropout": 1.0}, "dropout = 1.0: expected a number, at least 0 and less than 1"),
-        ({"chunk": 0}, "chunk = 0: expected a whole number from 1"),
-        ({"chunk": 5}, "chunk = 5: expected the head 'sum'"),
-        ({"head": "mean"}, "head = 'mean': expected 'concat' or 'sum'"),
-        ({"pooling": "max"}, "pooling = 'max': expected 'gated_attention' or 'attention' or"),
-        ({"pooling": "embedding_mean"}, "head = 'concat': expected 'sum' with the pooling 'embedding_mean'"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"hidden": ()}, "hidden = (): expected one or more widths"),
+    ({"hidden": (8, 0)}, "hidden = 0: expected a whole number from 1"),
+    ({"hidden": 8}, "hidden = 8: expected one or more widths"),
+    ({"attention_units": 2.5}, "attention_units = 2.5: expected a whole number from 1"),
+    ({"dropout": 1.0}, "dropout = 1.0: expected a number, at least 0 and less than 1"),
+    ({"chunk": 0}, "chunk = 0: expected a whole number from 1"),
+    ({"chunk": 5}, "chunk = 5: expected the head 'sum'"),
+    ({"head": "mean"}, "head = 'mean': expected 'concat' or 'sum'"),
+    ({"pooling": "max"}, "pooling = 'max': expected 'gated_attention' or 'attention' or"),
+    ({"pooling": "embedding_mean"}, "head = 'concat': expected 'sum' with the pooling 'embedding_mean'"),
+])  # fmt: skip
 def test_choices_that_do_not_go_together_are_refused(changes, message):
     assert message_of(unchecked, ModelConfig, **changes).startswith(message)
 

@@ -86,48 +86,42 @@ def test_options_reach_the_experiment(run_command):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "line"),
-    [
-        (InputError("batch_size", 0, "expected more"), 2, "error: --batch-size 0: expected more"),
-        (InputError("label", 7, "expected 0 to 1"), 2, "error: label 7: expected 0 to 1"),
-        (RunError("the disk is full"), 2, "error: the disk is full"),
-        (Interrupted("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
-        (KeyboardInterrupt("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
-        (KeyboardInterrupt(), 130, "stopped before there was anything to keep"),
-    ],
-)
+@pytest.mark.parametrize(("error", "status", "line"), [
+    (InputError("batch_size", 0, "expected more"), 2, "error: --batch-size 0: expected more"),
+    (InputError("label", 7, "expected 0 to 1"), 2, "error: label 7: expected 0 to 1"),
+    (RunError("the disk is full"), 2, "error: the disk is full"),
+    (Interrupted("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
+    (KeyboardInterrupt("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
+    (KeyboardInterrupt(), 130, "stopped before there was anything to keep"),
+])  # fmt: skip
 def test_one_line_and_a_status(error, status, line, run_command):
     assert run_command(raises=error)[:2] == (status, [line])
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_command(raises=ZeroDivisionError())
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ("--batch-size many", "--batch-size"),
-        ("--batch-sizes 3", "--batch-sizes"),
-        ("--head max", "--head"),
-        ("--out", "--out"),
-        # what a record refuses comes in the same form, from however deep
-        ("--batch-size 0", "error: --batch-size 0: expected a whole number from 1"),
-        ("--patience 0", "error: --patience 0: expected a whole number from 1"),
-        ("--epochs 0", "error: --epochs 0: expected a whole number from 1"),
-        ("--checkpoint-every -1", "error: --checkpoint-every -1: expected a whole number from 0"),
-        ("--learning-rate nan", "error: --learning-rate nan: expected a number, more than 0 and at most 1000"),
-        ("--devices 1 --processes 2", "error: --devices 1: expected at least 2, one for each process"),
-        ("--head concat --pooling instance_max", "error: --head concat: expected 'sum' with the pooling"),
-        ("--seed 4294967296", "error: --seed 4294967296: expected a whole number from 0 to 4294967295"),
-        ("--vary weather", "error: --vary weather: expected one or more of init, order, bags"),
-        ("--vary ,", "error: --vary ,: expected one or more"),
-        ("--out ''", "error: --out "),  # it would be the folder that one stands in
-        ("--out .", "error: --out .: expected the name of a folder"),
-        # by default each of several processes would make a folder of its own
-        ("--distributed", "error: --out None: expected the folder of the run, the same one for all processes"),
-        ("--coordinator a:1 --processes 2 --process-id 0", "error: --out None: expected the folder of the run"),
-    ],
-)
+@pytest.mark.parametrize(("options", "named"), [
+    ("--batch-size many", "--batch-size"),
+    ("--batch-sizes 3", "--batch-sizes"),
+    ("--head max", "--head"),
+    ("--out", "--out"),
+    # what a record refuses comes in the same form, from however deep
+    ("--batch-size 0", "error: --batch-size 0: expected a whole number from 1"),
+    ("--patience 0", "error: --patience 0: expected a whole number from 1"),
+    ("--epochs 0", "error: --epochs 0: expected a whole number from 1"),
+    ("--checkpoint-every -1", "error: --checkpoint-every -1: expected a whole number from 0"),
+    ("--learning-rate nan", "error: --learning-rate nan: expected a number, more than 0 and at most 1000"),
+    ("--devices 1 --processes 2", "error: --devices 1: expected at least 2, one for each process"),
+    ("--head concat --pooling instance_max", "error: --head concat: expected 'sum' with the pooling"),
+    ("--seed 4294967296", "error: --seed 4294967296: expected a whole number from 0 to 4294967295"),
+    ("--vary weather", "error: --vary weather: expected one or more of init, order, bags"),
+    ("--vary ,", "error: --vary ,: expected one or more"),
+    ("--out ''", "error: --out "),  # it would be the folder that one stands in
+    ("--out .", "error: --out .: expected the name of a folder"),
+    # by default each of several processes would make a folder of its own
+    ("--distributed", "error: --out None: expected the folder of the run, the same one for all processes"),
+    ("--coordinator a:1 --processes 2 --process-id 0", "error: --out None: expected the folder of the run"),
+])  # fmt: skip
 def test_refused_options(options, named, run_command):
     status, lines, seen = run_command(*shlex.split(options))
     assert status == 2 and seen == []
@@ -183,21 +177,18 @@ def test_a_config_says_what_decides_and_what_does_not():
 # ---- starting JAX ----
 
 
-@pytest.mark.parametrize(
-    ("compute", "argument", "expected"),
-    [
-        ({"devices": 0}, "devices", "whole number from 1"),
-        ({"devices": 99}, "devices", "devices there are"),
-        ({"together": 0}, "together", "whole number from 1"),
-        ({"heartbeat": 0}, "heartbeat", "whole number from 1"),
-        ({"coordinator": "127.0.0.1:1"}, "coordinator", "together"),
-        ({"processes": 2}, "coordinator", "together"),
-        ({"process_id": 0}, "coordinator", "together"),
-        ({"coordinator": "127.0.0.1:1", "processes": 6, "process_id": 0}, "processes", "at most 5, the number of"),
-        ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": 2}, "process_id", "0 to 1"),
-        ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": -1}, "process_id", "0 to 1"),
-    ],
-)
+@pytest.mark.parametrize(("compute", "argument", "expected"), [
+    ({"devices": 0}, "devices", "whole number from 1"),
+    ({"devices": 99}, "devices", "devices there are"),
+    ({"together": 0}, "together", "whole number from 1"),
+    ({"heartbeat": 0}, "heartbeat", "whole number from 1"),
+    ({"coordinator": "127.0.0.1:1"}, "coordinator", "together"),
+    ({"processes": 2}, "coordinator", "together"),
+    ({"process_id": 0}, "coordinator", "together"),
+    ({"coordinator": "127.0.0.1:1", "processes": 6, "process_id": 0}, "processes", "at most 5, the number of"),
+    ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": 2}, "process_id", "0 to 1"),
+    ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": -1}, "process_id", "0 to 1"),
+])  # fmt: skip
 def test_options_that_do_not_go_together(compute, argument, expected):
     message = message_of(lambda: processes.start_jax(Compute(**compute), members=5))
     assert message.startswith(f"{argument} = ") and expected in message

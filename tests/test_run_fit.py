@@ -154,15 +154,12 @@ def test_stopped_and_resumed_is_as_if_not_stopped(number, record, recorded, tmp_
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("every", "at", "note"),
-    [
-        (1, 4, "from the checkpoint of epoch 3"),  # killed when the lines were written and the checkpoint was not
-        (2, 4, "from the checkpoint of epoch 2"),
-        (1, 1, "no checkpoint yet: from the start"),
-        (1, 7, "from the checkpoint of epoch 6"),  # it came to its end, and nothing is left to train
-    ],
-)
+@pytest.mark.parametrize(("every", "at", "note"), [
+    (1, 4, "from the checkpoint of epoch 3"),  # killed when the lines were written and the checkpoint was not
+    (2, 4, "from the checkpoint of epoch 2"),
+    (1, 1, "no checkpoint yet: from the start"),
+    (1, 7, "from the checkpoint of epoch 6"),  # it came to its end, and nothing is left to train
+])  # fmt: skip
 def test_a_killed_run_goes_on(every, at, note, record, recorded, tmp_path):
     compute = dataclasses.replace(ONE, checkpoint_every=every)
     if at > 6:

@@ -368,20 +368,17 @@ def assert_stops(run: Rigged, curve: list[float], patience: int, end: tuple[floa
 NAN, INF = np.nan, np.inf
 
 
-@pytest.mark.parametrize(
-    ("curve", "patience", "end"),
-    [
-        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 2, (2, 2, 4), id="stops before a better epoch"),
-        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 3, (1, 5, 8), id="waits for a better epoch"),
-        pytest.param([3, 2, 1, 2, 0, 0, 0, 0], 1, (1, 3, 4), id="patience of 1"),
-        pytest.param([8, 7, 6, 5, 4, 3, 2, 1], 1, (1, 8, 8), id="never stops early"),
-        pytest.param([2, 2, 2, 1, 1, 1, 1, 1], 2, (2, 1, 3), id="a tie is not better"),
-        pytest.param([NAN] * 8, 3, (INF, 0, 3), id="NaN from the start"),
-        pytest.param([INF] * 8, 3, (INF, 0, 3), id="infinite from the start"),
-        pytest.param([3, NAN, 2, NAN, NAN, 1, 1, 1], 2, (2, 3, 5), id="NaN is not better"),
-        pytest.param([NAN, NAN, 2, 3, 1, 9, 9, 9], 3, (1, 5, 8), id="a number is better than NaN"),
-    ],
-)
+@pytest.mark.parametrize(("curve", "patience", "end"), [
+    pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 2, (2, 2, 4), id="stops before a better epoch"),
+    pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 3, (1, 5, 8), id="waits for a better epoch"),
+    pytest.param([3, 2, 1, 2, 0, 0, 0, 0], 1, (1, 3, 4), id="patience of 1"),
+    pytest.param([8, 7, 6, 5, 4, 3, 2, 1], 1, (1, 8, 8), id="never stops early"),
+    pytest.param([2, 2, 2, 1, 1, 1, 1, 1], 2, (2, 1, 3), id="a tie is not better"),
+    pytest.param([NAN] * 8, 3, (INF, 0, 3), id="NaN from the start"),
+    pytest.param([INF] * 8, 3, (INF, 0, 3), id="infinite from the start"),
+    pytest.param([3, NAN, 2, NAN, NAN, 1, 1, 1], 2, (2, 3, 5), id="NaN is not better"),
+    pytest.param([NAN, NAN, 2, 3, 1, 9, 9, 9], 3, (1, 5, 8), id="a number is better than NaN"),
+])  # fmt: skip
 def test_early_stopping(curve, patience, end, rigged):
     assert stop_by_hand(curve, patience) == end
     assert_stops(rigged, curve, patience, end)

@@ -77,8 +77,9 @@ def main(job: Job) -> None:
 def write_peer_bags(splits: Splits, path: Path) -> None:
     """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
     parts = splits._asdict().items()
-    images = {f"{name}_instances": np.asarray(gather(part.pool, part.rows)) for name, part in parts}
-    np.savez(path, **images, **{f"{name}_labels": np.asarray(part.label) for name, part in parts})
+    arrays: dict[str, Any] = {f"{name}_labels": np.asarray(part.label) for name, part in parts}
+    arrays |= {f"{name}_instances": np.asarray(gather(part.pool, part.rows)) for name, part in parts}
+    np.savez(path, **arrays)
 
 
 def draw_splits(job: Job) -> Splits:

@@ -88,7 +88,7 @@ class Processes:
             shared = ["--devices", str(2 * count), "--coordinator", address, "--processes", str(count)]
             shared += ["--heartbeat", str(HEARTBEAT), "--process-id"]
         self.command = [sys.executable, str(SCRIPT), *options, "--out", str(out), *shared]
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> "Processes":
         options: dict[str, Any] = {"env": {**os.environ, "PYTHONFAULTHANDLER": "1"}, "start_new_session": True}

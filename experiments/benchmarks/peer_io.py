@@ -76,9 +76,11 @@ def stop(message: str) -> NoReturn:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaint is one line, without the usage above it; its exit status is 2."""
+    """A parser whose complaint is one line, without the usage above it."""
 
-    error = staticmethod(stop)
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with status 2."""
+        stop(message)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
