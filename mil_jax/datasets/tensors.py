@@ -34,11 +34,11 @@ class _Global(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """The numbers of one or several tensors: their record in the zip, type, and count."""
+    """The numbers of one or several tensors: their record in the zip, type, and how many."""
 
     record: str
     kind: str
-    count: int
+    length: int
 
 
 def read_tensors(path: Path, *, headers: bool = False) -> np.ndarray | dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def _opened(archive: zipfile.ZipFile, headers: bool) -> tuple[bytes, Callable[..
         if headers:
             kind = np.dtype("f4") if storage.kind == BRAIN_FLOAT else dtype.newbyteorder("=")
             return np.broadcast_to(np.zeros((), kind), shape)
-        flat = np.frombuffer(archive.read(record), dtype, storage.count)[offset:]
+        flat = np.frombuffer(archive.read(record), dtype, storage.length)[offset:]
         steps = tuple(step * dtype.itemsize for step in strides)
         x = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False) if math.prod(shape) else flat[:0]
         x = x.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
@@ -97,13 +97,13 @@ def _check_bounds(
     storage: _Storage, stored: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> None:
     """Nothing outside of the numbers that are there may be looked at, and no number is there more than once."""
-    numbers = (storage.count, offset, *shape, *strides)
+    numbers = (storage.length, offset, *shape, *strides)
     if not all(type(number) is int and 0 <= number < 2**60 for number in numbers) or len(shape) != len(strides):
         raise ValueError("a size that is none")
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
     count = math.prod(shape)
-    if not max(count, last + 1 if count else 0) <= storage.count <= stored:
-        raise ValueError(f"a tensor {list(shape)} that does not fit into {min(storage.count, stored)} numbers")
+    if not max(count, last + 1 if count else 0) <= storage.length <= stored:
+        raise ValueError(f"a tensor {list(shape)} that does not fit into {min(storage.length, stored)} numbers")
 
 
 def _run(path: Path, program: bytes, make: Callable[..., np.ndarray]) -> Any:
@@ -117,6 +117,7 @@ def _run(path: Path, program: bytes, make: Callable[..., np.ndarray]) -> Any:
         del stack[place:]
         return values
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(program):
         match opcode.name:
             case "PROTO" | "FRAME":
