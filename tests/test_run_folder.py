@@ -334,7 +334,8 @@ def five_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run.save_progress(epoch, progress_of(epoch))
     with (path / "metrics.jsonl").open("a") as log:
         log.write('{"epo')
-    (path / "progress" / "000006.orbax-checkpoint-tmp").mkdir()
+    (path / "progress" / "000006").mkdir()
+    shutil.copy(path / "progress" / "000005" / "0.npz", path / "progress" / "000006" / "0.partial")
     return path
 
 
@@ -347,7 +348,7 @@ def killed(five_epochs: Path, tmp_path: Path) -> Iterator[RunFolder]:
 
 
 def newest(run: RunFolder) -> list[Path]:
-    return sorted((path for path in (run.path / "progress").iterdir() if path.name.isdigit()), reverse=True)
+    return sorted((path.parent for path in (run.path / "progress").glob("*/0.npz")), reverse=True)
 
 
 def assert_goes_on_from(run: RunFolder, epoch: int) -> None:
@@ -375,8 +376,8 @@ def shorten(path: Path, by: int = 2) -> None:
 
 @pytest.mark.parametrize(
     "harm",
-    [shorten, lambda path: shorten(path, 10**9), damage_array, remove("state"), remove("_CHECKPOINT_METADATA")],
-    ids=["shortened", "emptied", "a byte changed", "arrays deleted", "metadata deleted"],
+    [shorten, lambda path: shorten(path, 10**9), damage_array],
+    ids=["shortened", "emptied", "a byte changed"],
 )
 def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
     harm(newest(killed)[0])
@@ -420,6 +421,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, m
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp, "save", fail)
+        patch.setattr(np, "savez", fail)
         for write in (lambda: killed.save_progress(6, progress_of(6)), lambda: killed.write_members(parameters(1))):
             with pytest.raises(RunError, match=r"what was written before is whole: make room, .* --resume") as stop:
                 write()
@@ -431,7 +433,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, m
     assert_goes_on_from(killed, 5)
 
 
-# What a process does with a disk that fills up: no file may grow beyond 300 kB, which Orbax meets outside Python.
+# What a process does with a disk that fills up: no file may grow beyond 300 kB, which is met outside Python.
 FULL_DISK = """
 import resource, sys
 from pathlib import Path

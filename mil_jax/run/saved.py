@@ -125,7 +125,7 @@ def load_members(path: Path, kind: InstanceKind) -> Members:
         InputError: no whole checkpoint there.
     """
     try:
-        tree = checkpoints.load(path)[0]
+        tree = checkpoints.load(path)
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError("path", str(path), f"expected a whole checkpoint ({first_line})") from error
