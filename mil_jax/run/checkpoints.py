@@ -29,6 +29,13 @@ FACTS = "facts"  # as an array of an archive, in JSON
 # ---- the members' parameters ----
 
 
+def load_orbax() -> Any:
+    """The module, which takes a second to load, so that it is not loaded before it has to be."""
+    from orbax.checkpoint import v1
+
+    return v1
+
+
 def save(path: Path, tree: Any) -> None:
     """Writes a tree, which all processes have, instead of what is at the path.
 
@@ -36,12 +43,11 @@ def save(path: Path, tree: Any) -> None:
         path: a folder.
         tree: records, dicts and tuples of arrays.
     """
-    from orbax.checkpoint import v1 as ocp
-
     if not is_first():
         return
     arrays = jax.tree.map(np.asarray, tree)
-    with _alone():
+    ocp = load_orbax()
+    with _alone(ocp):
         ocp.save(str(path.absolute()), arrays, overwrite=True, custom_metadata={"sums": _bit_sums(arrays)})
 
 
@@ -51,21 +57,18 @@ def load(path: Path) -> Any:
     Raises:
         Exception: of many kinds, for a checkpoint that is missing or damaged.
     """
-    from orbax.checkpoint import v1 as ocp
-
+    ocp = load_orbax()
     on_disk = ocp.metadata(str(path.absolute()))
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), on_disk.metadata)
-    with _alone():
+    with _alone(ocp):
         tree = ocp.load(str(path.absolute()), wanted)
-    if _bit_sums(tree) != on_disk.custom_metadata["sums"]:  # type: ignore[index]
+    if _bit_sums(tree) != on_disk.custom_metadata["sums"]:
         raise ValueError("an array is not what was saved")
     return tree
 
 
-def _alone() -> Any:
+def _alone(ocp: Any) -> Any:
     """Within it, Orbax waits for no other process."""
-    from orbax.checkpoint import v1 as ocp
-
     this = jax.process_index()
     context = ocp.Context()
     context.multiprocessing.primary_host, context.multiprocessing.active_processes = this, {this}
