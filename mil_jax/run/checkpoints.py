@@ -1,11 +1,10 @@
 """Trees of arrays on the disk: the members' parameters (Orbax lives here), and a run's progress between two epochs.
 
-The parameters are for others to read, too: the first process writes them, once, and Orbax makes the checkpoint whole or
-not at all. The progress is for the run alone, and written after every epoch, which Orbax with its many small files
-would make several times as long: each process writes its members as one NumPy archive, and a checkpoint counts once
-all its archives are whole. Which one a run goes on from, the first process says: no process waits for another.
-
-A byte that has changed on the disk is noticed: Orbax keeps the sums of the arrays' bits for us, the archives have their
+The parameters are for others to read, too, and written once: Orbax makes the checkpoint whole or not at all. The
+progress is for the run alone, and written after every epoch, which Orbax with its many small files would make several
+times as long: each process writes its members as one NumPy archive, and a checkpoint counts once all its archives are
+whole. Which one a run goes on from, the first process says, and no process waits at a barrier for one that took
+another way. A byte that has changed on the disk is noticed: by sums of bits beside Orbax's arrays, by the archives'
 own.
 """
 
@@ -37,18 +36,19 @@ def load_orbax() -> Any:
 
 
 def save(path: Path, tree: Any) -> None:
-    """Writes a tree, which all processes have, instead of what is at the path.
+    """Writes a tree instead of what is at the path; all processes of the run together, since Orbax will have it so.
 
     Args:
         path: a folder.
-        tree: records, dicts and tuples of arrays.
+        tree: records, dicts and tuples of arrays, the same in every process.
     """
-    if not is_first():
-        return
+    # Orbax's `overwrite` hangs: a process that looks for the old folder when the first one has removed it already goes
+    # on to another barrier. Here none looks before it is gone.
+    if is_first() and path.exists():
+        shutil.rmtree(path)
+    from_first(0)
     arrays = jax.tree.map(np.asarray, tree)
-    ocp = load_orbax()
-    with _alone(ocp):
-        ocp.save(str(path.absolute()), arrays, overwrite=True, custom_metadata={"sums": _bit_sums(arrays)})
+    load_orbax().save(str(path.absolute()), arrays, custom_metadata={"sums": _bit_sums(arrays)})
 
 
 def load(path: Path) -> Any:
@@ -60,19 +60,13 @@ def load(path: Path) -> Any:
     ocp = load_orbax()
     on_disk = ocp.metadata(str(path.absolute()))
     wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), on_disk.metadata)
-    with _alone(ocp):
+    this, alone = jax.process_index(), ocp.Context()
+    alone.multiprocessing.primary_host, alone.multiprocessing.active_processes = this, {this}
+    with alone:
         tree = ocp.load(str(path.absolute()), wanted)
     if _bit_sums(tree) != on_disk.custom_metadata["sums"]:
         raise ValueError("an array is not what was saved")
     return tree
-
-
-def _alone(ocp: Any) -> Any:
-    """Within it, Orbax waits for no other process."""
-    this = jax.process_index()
-    context = ocp.Context()
-    context.multiprocessing.primary_host, context.multiprocessing.active_processes = this, {this}
-    return context
 
 
 def _bit_sums(tree: Any) -> list[int]:
