@@ -84,13 +84,7 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     with open_run(config.out or "", content, how, config.compute.resume) as run:
         screen.print_problem(problem.name, problem.class_names, splits, mil)
         placement = placement_of(config.compute, config.members)
-        with ThreadPoolExecutor(1) as beside:  # one core is busy with compiling and training, the other has time
-            bags = of_member(splits.train, 0)
-            draw = partial(figures.before_training, bags, problem.class_names, config.plot_bags)
-            drawn = beside.submit(write_figures, run, draw)
-            rehearse = partial(beside.submit, rehearse_end, task, splits, placement)
-            trained = fit_recorded(run, task, config.compute, watch, rehearse)
-            drawn.result()
+        trained = train(run, task, config, problem, placement, watch)
         with watch.phase("evaluate"):
             judged = summary.judge(mil, trained, splits, placement)
             results = summary.summarize(trained, judged, splits.test, config.seed)
@@ -106,6 +100,20 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     if judged.diverged.all():
         raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
     return run.path
+
+
+def train(
+    run: RunFolder, task: Task, config: RunConfig, problem: Problem, placement: Placement, watch: Stopwatch
+) -> Ensemble:
+    """Trains the members; beside it, on another core, the training bags are drawn and what follows is rehearsed."""
+    bags = of_member(problem.splits.train, 0)
+    with ThreadPoolExecutor(1) as beside:
+        draw = partial(figures.before_training, bags, problem.class_names, config.plot_bags)
+        drawn = beside.submit(write_figures, run, draw)
+        rehearse = partial(beside.submit, rehearse_end, task, problem.splits, placement)
+        trained = fit_recorded(run, task, config.compute, watch, rehearse)
+        drawn.result()
+    return trained
 
 
 FEW_MEMBERS = 8  # up to so many, judging takes longer to compile than to run
