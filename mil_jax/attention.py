@@ -12,6 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -135,9 +136,9 @@ def stats_of_bags(
     attention: Float[Array, "B K"], mask: Bool[Array, "B K"], instance_label: Int[Array, "B K"]
 ) -> AttentionStats:
     """Compute `attention_stats` of every bag, fields ``[B]``; memory is bounded, however many there are."""
-    bags = max(1, SLOTS_AT_A_TIME // mask.shape[-1])
+    parts = -(-mask.size // SLOTS_AT_A_TIME)  # of one size: the program of another, for the rest, is seldom needed
     given = (attention, mask, instance_label)
-    return lax.map(lambda bag: attention_stats(*bag), given, batch_size=bags)
+    return lax.map(lambda bag: attention_stats(*bag), given, batch_size=-(-mask.shape[0] // max(parts, 1)))
 
 
 def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:
@@ -156,8 +157,8 @@ def defined_where(stats: AttentionStats) -> AttentionStats:
     `instance_auc` and `average_precision` need `has_both`, `positive_mass`, `hit_at_1` and
     `precision_at_positives` need `has_positive`, all others nothing.
     """
-    always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
-    with_positive, with_both = (jnp.asarray(share) > 0 for share in (stats.has_positive, stats.has_both))
+    always = jax.tree.map(lambda field: np.ones(np.shape(field), bool), stats)
+    with_positive, with_both = stats.has_positive > 0, stats.has_both > 0
     return dataclasses.replace(
         always,
         positive_mass=with_positive,

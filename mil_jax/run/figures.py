@@ -6,7 +6,7 @@ Axes: S members, B bags, K slots, C classes.
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from mil_jax import curves, metrics, plots
@@ -93,8 +93,8 @@ def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, .
     kept = ~judged.diverged
     label, members = np.asarray(test.label), np.asarray(judged.predicted.probability)[kept]
     whole = np.asarray(average(judged.predicted).probability)
-    counts = metrics.confusion_counts(jnp.argmax(whole, axis=-1), jnp.asarray(label), len(class_names))
-    figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), class_names)}
+    counts = confusion_counts(whole.argmax(axis=-1), label, len(class_names))
+    figures = {"confusion_matrix": plots.confusion_matrix(counts, class_names)}
     figures["reliability"] = reliability_figure(whole, label, judged.ensemble["test"])
     if len(members) > 1:
         every, labels = members.reshape(-1, members.shape[-1]), np.tile(label, len(members))
@@ -118,9 +118,15 @@ def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, .
     return figures
 
 
+def confusion_counts(prediction: np.ndarray, label: np.ndarray, class_count: int) -> np.ndarray:
+    """Bags by true class (row) and predicted class (column) [C, C]; one whose label is no class does not count."""
+    classes = np.arange(class_count)[:, None]
+    return (label == classes).astype(int) @ (prediction == classes).T
+
+
 def reliability_figure(probability: np.ndarray, label: np.ndarray, judged: Evaluation) -> Any:
     """The reliability diagram of all these predictions, with the mean calibration error of those who made them."""
-    bins = metrics.reliability(jnp.asarray(probability), jnp.asarray(label))
+    bins = jax.jit(metrics.reliability)(probability, label)
     error = float(np.nanmean(judged.bags.calibration_error))
     return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
 
