@@ -18,6 +18,7 @@ from mil_jax.plots.style import weight_frame, weight_scale
 
 __all__ = [
     "attention_curves", "bag_title", "bags_figure", "confusion_matrix", "extreme_tiles", "heat_map", "learning_curves",
-    "lines_with_band", "loglog_lines", "one_against_rest", "panels_with_band", "patch_colours", "patch_map", "precision_recall_curves",
+    "lines_with_band", "loglog_lines", "one_against_rest",
+    "panels_with_band", "patch_colours", "patch_map", "precision_recall_curves",
     "reliability_diagram", "roc_curves", "seeds_by_group", "slide_map", "weight_frame", "weight_scale",
 ]  # fmt: skip
