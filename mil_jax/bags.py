@@ -32,6 +32,7 @@ class View:
             one another, and not always as many bags to be judged on.
         instance_label: int32; 1 positive, 0 negative, -1 unknown or empty.
         widths: numbers of slots that bags are cut to, ascending (see `buckets`); they decide time alone.
+        partial: whether training must look for places without a bag; without, it takes every place for a bag.
     """
 
     rows: Int[Values, "*members B K"]
@@ -39,6 +40,7 @@ class View:
     label: Int[Values, "*members B"]
     instance_label: Int[Values, "*members B K"]
     widths: tuple[int, ...] = static(default=())
+    partial: bool = static(default=False)
 
 
 @record
@@ -205,6 +207,16 @@ def of_member(bags: Bags, member: int) -> Bags:
     return Bags(bags.pool, jax.tree.map(lambda leaf: leaf[member], bags.view))
 
 
+def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
+    """Whether all values [N, ...] are finite; looks at some rows at a time, so that it needs no memory to speak of."""
+    return all(bool(np.isfinite(values[start : start + chunk]).all()) for start in range(0, len(values), chunk))
+
+
+def mark_absent(bags: Bags) -> Bags:
+    """The same bags, which say whether there are places without a bag."""
+    return Bags(bags.pool, dataclasses.replace(bags.view, partial=bool((np.asarray(bags.label) < 0).any())))
+
+
 def check_bags(argument: str, bags: Bags) -> None:
     """Refuses bags that would give a wrong result in silence: rows that the pool has not, values that are no numbers.
 
@@ -220,7 +232,7 @@ def check_bags(argument: str, bags: Bags) -> None:
     if held.size and not 0 <= held.min() <= held.max() < len(bags.pool):
         wrong = int(held.max() if held.max() >= len(bags.pool) else held.min())
         raise InputError(f"{argument}.rows", wrong, f"expected rows of the pool, 0 to {len(bags.pool) - 1}")
-    if not bags.kind.pixels and not np.isfinite(np.asarray(bags.pool)).all():
+    if not bags.kind.pixels and not is_finite(np.asarray(bags.pool)):
         raise InputError(f"{argument}.pool", "NaN or infinite", "expected finite values")
     if not np.size(bags.label):
         raise InputError(argument, "no bag", "expected at least one bag")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from mil_jax.bags import ABSENT, Bags, check_bags
+from mil_jax.bags import ABSENT, Bags, check_bags, mark_absent
 from mil_jax.buckets import bucket_widths, sizes_of, with_widths
 from mil_jax.epochs import Shared, choose_slots, cut, init_members, join, member_shapes, place, restart, run_epoch
 from mil_jax.errors import InputError, check_whole, checked
@@ -133,7 +133,8 @@ def fit_ensemble(
     Args:
         model: what all members are.
         keys: [S] decide the members' initial parameters and orders of bags.
-        train: bags to learn from, shared by the members or, with a leading axis S on the view, each member's own.
+        train: bags to learn from, shared by the members or, with a leading axis S on the view, each member's own;
+            there, members may have bags in some of the places only.
         val: bags that early stopping looks at, of other instances than `train`; shared or not, likewise.
         config: epochs, batch size, patience.
         hyper: learning rate, L2, class weights and standardisation, each shared or with a leading axis S;
@@ -145,6 +146,7 @@ def fit_ensemble(
     """
     members = keys.init.shape[0]
     check_fit(model, train, val, members)
+    train = mark_absent(train)
     hyper = by_member(make_hyper(train, target=model.target) if hyper is None else hyper, members)
     check_hyper(model, hyper, train)
     placement = execution.placement or default_placement(members)
@@ -186,10 +188,12 @@ def check_fit(model: MIL, train: Bags, val: Bags, members: int) -> None:
     for name, bags in {"train": train, "val": val}.items():
         check_bags(name, bags)
         check_full(model, bags)
-        model.target.check(bags.label, least=0 if bags is train else ABSENT)
+        model.target.check(bags.label, least=0 if bags is train and not bags.by_member else ABSENT)
         if bags.by_member and bags.rows.shape[0] != members:
             expected = f"expected bags of {members} members, or shared ones"
             raise InputError(f"{name}.rows", bags.rows.shape, expected)
+    if (np.asarray(train.label) < 0).all(axis=-1).any():
+        raise InputError("train", "a member without a bag", "expected a bag to learn from for every member")
     if train.kind != val.kind:
         raise InputError("val", str(val.kind), f"expected {train.kind}, as in train")
     if joins(model) and train.slots != val.slots:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from mil_jax.bags import Bags, Scaler, Values, fit_scaler
+from mil_jax.bags import ABSENT, Bags, Scaler, Values, fit_scaler
 from mil_jax.errors import InputError, check_number, checked
 from mil_jax.losses import Classes, l2_penalty
 from mil_jax.record import record
@@ -73,11 +73,11 @@ def make_hyper(train: Bags, config: HyperConfig = HyperConfig(), target: Classes
     Raises:
         InputError: a label outside 0 … C - 1, with class weights a missing class, or no features to standardise.
     """
-    target.check(train.label)
+    target.check(train.label, least=ABSENT if train.by_member else 0)
     label = np.asarray(train.label)
     draws = label if train.by_member else label[None]
     ones = jnp.ones(target.count)
-    weights = [target.weights(draw) if config.class_weights else ones for draw in draws]
+    weights = [target.weights(draw[draw != ABSENT]) if config.class_weights else ones for draw in draws]
     return Hyper(
         learning_rate=jnp.float32(config.learning_rate),
         l2=None if config.l2 is None else jnp.float32(config.l2),

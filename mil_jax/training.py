@@ -93,29 +93,51 @@ def train_step(
 
 
 def epoch_order(
-    key: Key[Array, ""], bag_count: int, batch_size: int
+    key: Key[Array, ""], bag_count: int, batch_size: int, present: Bool[Array, " B"] | None = None
 ) -> tuple[Int[Array, "steps M"], Bool[Array, "steps M"]]:
-    """A new order of all bags, cut into batches; the last batch is filled up with slots that are not valid."""
+    """A new order of all bags, cut into batches; the last batch is filled up with slots that are not valid.
+
+    Where `present` is given, the places without a bag come last, and their slots are not valid either.
+    """
     steps = -(-bag_count // batch_size)
     order = jax.random.permutation(key, bag_count)
+    if present is not None:
+        order = order[jnp.argsort(~present[order], stable=True)]
     slots = jnp.arange(steps * batch_size)
-    index = order[slots % bag_count]
+    index, valid = order[slots % bag_count], slots < (bag_count if present is None else jnp.sum(present))
     shape = (steps, batch_size)
-    return index.reshape(shape), (slots < bag_count).reshape(shape)
+    return index.reshape(shape), valid.reshape(shape)
 
 
 def train_epoch(
     model: MIL, config: FitConfig, hyper: Hyper, bags: Bags, state: TrainState, key: Key[Array, ""]
 ) -> tuple[TrainState, StepInfo]:
     """Visits every bag once, in an order that `key` decides; the info holds mean loss and accuracy."""
-    bag_count = bags.label.shape[0]
+    state, sums, count = train_sums(model, config, hyper, bags, state, key)
+    return state, StepInfo(sums.loss / count, sums.right / count)
+
+
+def train_sums(
+    model: MIL, config: FitConfig, hyper: Hyper, bags: Bags, state: TrainState, key: Key[Array, ""]
+) -> tuple[TrainState, StepInfo, int | Array]:
+    """`train_epoch` with sums over the bags instead of means, and the number of bags."""
+    bag_count, partly = bags.label.shape[0], bags.view.partial
     key_order, key_noise = jax.random.split(key) if is_noisy(model) else (key, None)
-    batches = epoch_order(key_order, bag_count, config.batch_size)
-    step = lambda state, batch: train_step(model, hyper, bags, state, batch[0], batch[1], key_noise)  # noqa: E731
-    state, steps = lax.scan(step, state, batches)
+    present = jnp.asarray(bags.label) >= 0 if partly else None
+    batches = epoch_order(key_order, bag_count, config.batch_size, present)
+
+    def step(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, StepInfo]:
+        return train_step(model, hyper, bags, state, batch[0], batch[1], key_noise)
+
+    def step_or_none(state: TrainState, batch: tuple[Array, Array]) -> tuple[TrainState, StepInfo]:
+        nothing = StepInfo(jnp.float32(0), jnp.int32(0))
+        return lax.cond(batch[1].any(), step, lambda state, _: (state, nothing), state, batch)
+
+    state, steps = lax.scan(step_or_none if partly else step, state, batches)
     # Sums first, division last: a batch counts by its number of bags, so that the partial one is exact.
     size = jnp.sum(batches[1], axis=1)
-    return state, StepInfo(jnp.sum(steps.loss * size) / bag_count, jnp.sum(steps.right) / bag_count)
+    sums = StepInfo(jnp.sum(steps.loss * size), jnp.sum(steps.right))
+    return state, sums, bag_count if present is None else jnp.sum(present)
 
 
 def outputs_of(

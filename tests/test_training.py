@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from mil_jax import buckets, training
-from mil_jax.bags import Bags, gather, pad
+from mil_jax.bags import Bags, gather, mark_absent, pad
 from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import Hyper
 from mil_jax.training import (
@@ -293,6 +293,65 @@ def test_a_partial_last_batch_is_exact(batch_size: int, concat_model: MIL, state
     losses = [partial(given, index=batch[held]) for batch, held in zip(index, valid, strict=True)]
     assert int(moved.step) == len(losses) == -(-23 // batch_size)
     assert_close(moved.params, numpy_adam(losses, params, 0.02))
+
+
+def absent_at(bags: Bags, places: list[int]) -> Bags:
+    """The same bags with no bag at some places, but instances that would do harm if they were looked at."""
+    label = np.where(np.isin(np.arange(len(bags.label)), places), -1, bags.label).astype(np.int32)
+    return mark_absent(Bags(bags.pool, dataclasses.replace(bags.view, label=label)))
+
+
+def test_an_order_leaves_places_without_a_bag_out() -> None:
+    """The others come in the order that they have anyway."""
+    present = jnp.arange(7) % 3 > 0
+    whole, _ = epoch_order(jax.random.key(1), 7, 1)
+    for batch_size in (1, 3, 10):
+        index, valid = epoch_order(jax.random.key(1), 7, batch_size, present)
+        assert index.shape == valid.shape == (-(-7 // batch_size), batch_size)
+        assert index[valid].tolist() == [i for i in whole[:, 0].tolist() if i % 3]
+        assert (np.diff(valid.ravel().astype(int)) <= 0).all(), "bags first"
+
+
+@pytest.mark.parametrize("places", [[], [4], [1, 2, 3, 19, 20, 21]])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_epoch_without_some_bags_is_its_steps_on_the_others(
+    places: list[int], dropout: float, state: FitState, train_bags: Bags, quick_hyper: Hyper
+) -> None:
+    """Of all 23 bags, or of 22 or 17 in the same 23 places: 5 steps, or 4, by one program or one by one."""
+    model = build(ModelConfig(hidden=(8, 4), attention_units=5, dropout=dropout))
+    bags, key = absent_at(train_bags, places), jax.random.key(3)
+    assert bags.view.partial == bool(places)
+    done, (loss, accuracy) = jit(partial(train_epoch, model, FitConfig(batch_size=5)))(
+        quick_hyper, bags, state.train, key
+    )
+    key_order, key_noise = jax.random.split(key) if dropout else (key, None)
+    order = [i for i in epoch_order(key_order, 23, 1)[0][:, 0].tolist() if i not in places]
+    taken, infos, step = state.train, [], jit(partial(train_step, model))
+    for batch in [order[i : i + 5] for i in range(0, len(order), 5)]:
+        index, valid = jnp.array([*batch, *[0] * 5][:5]), jnp.arange(5) < len(batch)
+        taken, info = step(quick_hyper, train_bags, taken, index, valid, key_noise)
+        infos.append((len(batch) * float(info.loss), int(info.right)))
+    assert int(done.step) == len(infos) == -(-len(order) // 5)
+    assert_close(done, taken)
+    assert_close((loss, accuracy), tuple(np.sum(infos, axis=0) / len(order)))
+
+
+def test_places_without_a_bag_change_nothing_for_members_side_by_side(
+    concat_model: MIL, state: FitState, train_bags: Bags, quick_hyper: Hyper
+) -> None:
+    """Two members of 23 and 17 bags are, vmapped, what each is alone."""
+    epoch = partial(train_epoch, concat_model, FitConfig(batch_size=5), quick_hyper)
+    label = np.stack([absent_at(train_bags, places).label for places in ([], [0, 5, 6, 7, 8, 22])])
+
+    def of_member(label: jax.Array) -> Any:
+        bags = jax.tree.map(jnp.asarray, train_bags)
+        view = dataclasses.replace(bags.view, label=label, partial=True)
+        return epoch(Bags(bags.pool, view), state.train, jax.random.key(3))
+
+    together = jit(jax.vmap(of_member))(label)
+    for i in range(2):
+        assert_close(member(together, i), jit(of_member)(label[i]))
+    assert_close(member(together, 0), jit(epoch)(train_bags, state.train, jax.random.key(3)))
 
 
 @pytest.mark.parametrize("chunk", [512, 5])
