@@ -10,6 +10,7 @@ import numpy as np
 from mil_jax.bags import UNKNOWN, Bags, View
 from mil_jax.datasets import BagSet
 from mil_jax.errors import LARGEST, InputError, as_array, checked
+from mil_jax.memory import aligned_empty
 
 
 def bags_from_arrays(
@@ -34,7 +35,8 @@ def bags_from_arrays(
     _check_arrays(arrays)
     sizes = np.array([len(bag) for bag in arrays])
     truth = None if instance_labels is None else _join_instance_labels(instance_labels, sizes, label)
-    return _bag_by_bag(np.concatenate(arrays), sizes, label, truth)
+    pool = aligned_empty((int(sizes.sum()), *arrays[0].shape[1:]), arrays[0].dtype)
+    return _bag_by_bag(np.concatenate(arrays, out=pool), sizes, label, truth)
 
 
 def _listed(argument: str, values: object) -> list[object]:
@@ -51,7 +53,7 @@ def _bytes_or_floats(number: int, values: object) -> np.ndarray:
     if bag.dtype.kind not in "biuf":
         raise InputError(f"bags[{number}]", str(bag.dtype), "expected numbers")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
-        return bag if bag.dtype == np.uint8 else bag.astype(np.float32)
+        return bag if bag.dtype == np.uint8 else bag.astype(np.float32, copy=False)
 
 
 def _class_numbers(arrays: list[np.ndarray], labels: object) -> np.ndarray:

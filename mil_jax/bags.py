@@ -7,7 +7,7 @@ Axes: N instances in the pool, B bags, K slots per bag, S members where their vi
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -132,17 +132,34 @@ def fit_scaler(bags: Bags) -> Scaler:
     check_bags("bags", bags)
     if bags.pool.ndim != 2 or bags.kind.pixels:
         raise InputError("pool", f"{bags.pool.dtype} {bags.pool.shape}", "expected features [N, F] of floats")
-    pool, rows, mask = np.asarray(bags.pool, np.float64), np.asarray(bags.rows), np.asarray(bags.mask)
-    if not bags.by_member:
-        return Scaler(*_moments(pool, rows[mask]))
-    moments = [_moments(pool, member[held]) for member, held in zip(rows, mask, strict=True)]
-    return Scaler(*map(np.stack, zip(*moments, strict=True)))
+    rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
+    members = zip(rows, mask, strict=True) if bags.by_member else [(rows, mask)]
+    counts = np.stack([np.bincount(row[held], minlength=len(bags.pool)) for row, held in members])
+    scaler = scaler_of([(np.asarray(bags.pool), counts)])
+    return scaler if bags.by_member else Scaler(scaler.mean[0], scaler.factor[0])
 
 
-def _moments(pool: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean, deviation = pool[rows].mean(axis=0), pool[rows].std(axis=0)
+CHUNK = 1024  # rows that are held as float64 at a time
+
+
+def scaler_of(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Scaler:
+    """The scalers [S, F] of features that come in parts: rows [n, F], of which row i counts counts[s, i] times.
+
+    One pass. Sums are taken of what is left after the mean of the first rows, so that squares do not cancel.
+    """
+    shift, total, first, second = np.empty(0), np.zeros(1), np.zeros(1), np.zeros(1)
+    for rows, counts in parts:
+        shift = shift if shift.size else rows[:CHUNK].mean(axis=0, dtype=np.float64)
+        total = total + counts.sum(axis=1, keepdims=True)
+        for start in range(0, len(rows), CHUNK):
+            values, weight = rows[start : start + CHUNK] - shift, counts[:, start : start + CHUNK].astype(float)
+            first = first + weight @ values
+            second = second + weight @ (values * values)
+    total = np.maximum(total, 1)
+    mean = shift + first / total
+    deviation = np.sqrt(np.maximum(second / total - (first / total) ** 2, 0))
     constant = deviation <= 1e-7 * np.maximum(np.abs(mean), 1)  # but for rounding
-    return mean.astype(np.float32), (1 / np.where(constant, 1, deviation)).astype(np.float32)
+    return Scaler(mean.astype(np.float32), (1 / np.where(constant, 1, deviation)).astype(np.float32))
 
 
 # ---- other views of the same pool ----

@@ -26,6 +26,7 @@ from mil_jax.placement import (
     fill,
     map_members,
     on_members,
+    put_shared,
     to_host,
 )
 from mil_jax.record import record
@@ -284,7 +285,7 @@ def predict(model: MIL, members: Members, bags: Bags, placement: Placement | Non
     placement = placement or default_placement(members.count)
     shared, own = cut(with_widths(bags, bucket_widths(sizes_of(bags))))
     filled = fill(jax.tree.map(np.asarray, (members.params, members.scaler, own)), placement)
-    predicted = to_host(_predict_members(model, placement, jax.tree.map(np.asarray, shared), filled))
+    predicted = to_host(_predict_members(model, placement, put_shared(shared, placement), filled))
     return jax.tree.map(lambda leaf: leaf[: members.count], predicted)
 
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mil_jax.errors import InputError, check_whole, checked
+from mil_jax.memory import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +118,15 @@ def put_members(tree: Any, placement: Placement) -> Any:
 
 
 def put_shared(tree: Any, placement: Placement) -> Any:
-    """What all members read, whole on each device."""
-    return jax.device_put(jax.tree.map(np.asarray, tree), NamedSharding(mesh_of(placement), P()))
+    """What all members read, whole on each device.
+
+    The devices of a CPU read NumPy's memory itself: an array must not change while a program may read it.
+    """
+    # Of an array that does not lie right, JAX would make a copy for each device.
+    prepare = aligned if jax.default_backend() == "cpu" else np.asarray
+    return jax.device_put(
+        jax.tree.map(lambda leaf: prepare(np.asarray(leaf)), tree), NamedSharding(mesh_of(placement), P())
+    )
 
 
 def to_host(tree: Any) -> Any:

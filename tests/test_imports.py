@@ -16,8 +16,8 @@ PACKAGE = "mil_jax"
 
 # A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
 ORDER = (
-    "record", "errors", "text", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders", "pooling",
-    "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
+    "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
+    "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
     "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols", "comparison",
     "plots",
     "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",

@@ -8,6 +8,7 @@ import pytest
 from conftest import assert_same_bits, message_of
 
 from mil_jax import placement
+from mil_jax.memory import aligned_empty
 from mil_jax.placement import (
     Placement,
     core_count,
@@ -72,3 +73,16 @@ def test_members_come_back_in_their_order(together: int) -> None:
     triple = on_members(lambda s, o: map_members(lambda x: jax.tree.map(lambda v: s * v, x), o, together), where)
     result = to_host(jax.jit(triple)(put_shared(shared, where), put_members(own, where)))
     assert_same_bits(result, {"x": (3 * filled).astype(np.float32)})
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
+def test_what_members_share_is_in_memory_once() -> None:
+    """All devices read the array itself, or one copy of an array that they cannot read."""
+    where = Placement(jax.device_count(), 1)
+    lies_right = aligned_empty((1000, 3), np.float16)
+    lies_right[:] = np.arange(3)
+    for values in (lies_right, lies_right[1:], np.asfortranarray(lies_right)):
+        placed = put_shared(values, where)
+        addresses = {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards}
+        assert len(addresses) == 1 and (addresses == {values.ctypes.data}) == (values is lies_right)
+        np.testing.assert_array_equal(to_host(placed), values)
