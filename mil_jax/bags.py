@@ -91,15 +91,17 @@ class InstanceKind:
 
 @record
 class Scaler:
-    """Standardisation of features: (x - mean) * factor.
+    """What happens to features before the model sees them: (x - mean) * factor, of x or of x / |x|.
 
     Attributes:
         mean: of each feature.
         factor: 1 / standard deviation; 1 where that is 0 in what it was fitted on.
+        unit: 1 where each instance is divided by its Euclidean length first, 0 where not; None for a program without.
     """
 
     mean: Float[Values, "*members F"]
     factor: Float[Values, "*members F"]
+    unit: Float[Values, "*members"] | None = None
 
 
 # ---- instances ----
@@ -116,7 +118,12 @@ def gather(
     if jnp.issubdtype(pool.dtype, jnp.integer):
         return instances.astype(jnp.float32) / 255
     instances = instances.astype(jnp.float32)
-    return instances if scaler is None else (instances - scaler.mean) * scaler.factor
+    if scaler is None:
+        return instances
+    if scaler.unit is not None:
+        length = jnp.sqrt(jnp.sum(instances**2, axis=-1, keepdims=True))
+        instances = instances / jnp.where(scaler.unit > 0, jnp.where(length > 0, length, 1), 1)
+    return (instances - scaler.mean) * scaler.factor
 
 
 @checked

@@ -96,7 +96,7 @@ def by_member(hyper: Hyper, members: int) -> Hyper:
 
     def spread(path: Any, leaf: Any) -> np.ndarray:
         shape = np.shape(leaf)
-        own = shape[len(shape) - (path[0].name in ("class_weight", "scaler")) :]
+        own = shape[len(shape) - (path[-1].name in ("class_weight", "mean", "factor")) :]
         if shape not in (own, (members, *own)):
             raise InputError(path[0].name, shape, f"expected {own}, or {(members, *own)} for {members} members")
         return np.broadcast_to(leaf, (members, *own))

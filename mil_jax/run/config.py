@@ -77,8 +77,8 @@ class Compute:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """What a run is asked for besides its bags; the defaults are the Keras example's.
+class MembersConfig:
+    """What a run of several members is asked for besides its bags and the numbers that they train with.
 
     Raises:
         InputError: a value out of range, or choices that do not go together.
@@ -91,7 +91,6 @@ class RunConfig:
     vary: str = "init,order"
     """What the key of a member decides, of init, order, bags; the rest is the same for all members."""
     model: ModelConfig = ModelConfig()
-    hyper: HyperConfig = HyperConfig()
     fit: FitConfig = FitConfig()
     plot_bags: int = aside(3)
     """Bags per class in the figures of bags; 0 for no such figures."""
@@ -117,6 +116,13 @@ class RunConfig:
     def varied(self) -> set[str]:
         """What differs between members."""
         return set(filter(None, str(self.vary).split(",")))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(MembersConfig):
+    """What a run is asked for besides its bags; the defaults are the Keras example's."""
+
+    hyper: HyperConfig = HyperConfig()
 
 
 @dataclasses.dataclass(frozen=True)

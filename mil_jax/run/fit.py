@@ -94,8 +94,8 @@ def fit_recorded(
 
 def checkpoint_tree(members: Members) -> dict[str, Any]:
     """What `checkpoint/` holds."""
-    scaler = members.scaler
-    return {"params": members.params} | ({} if scaler is None else {"scaler": vars(scaler)})
+    scaler = {} if members.scaler is None else {k: v for k, v in vars(members.scaler).items() if v is not None}
+    return {"params": members.params} | ({"scaler": scaler} if scaler else {})
 
 
 def progress_tree(state: FitState, infos: list[EpochInfo]) -> dict[str, Any]:

@@ -139,7 +139,8 @@ SHOWN_MEMBERS = 16
 
 def print_results(summary: Summary) -> None:
     """The results as tables, what is odd about them, and the seconds."""
-    for table in (summary.results_table(SHOWN_MEMBERS), summary.sets_table()):
+    further = [Table(**table) for table in summary.tables]
+    for table in (*further, summary.results_table(SHOWN_MEMBERS), summary.sets_table()):
         print_table(table)
     for sentence in summary.warnings():
         say(f"warning: {sentence}")

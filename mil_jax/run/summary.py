@@ -57,6 +57,7 @@ class Summary:
         which_is_which: what the columns mean.
         test_details: tables of attention by groups of test bags, and of what the members are worth together.
         seconds: of each phase.
+        tables: further ones, with title, columns, rows and caption.
     """
 
     members: list[dict[str, Any]]
@@ -66,6 +67,7 @@ class Summary:
     which_is_which: Mapping[str, str] = dataclasses.field(default_factory=dict)
     test_details: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    tables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
         """The members as rows of a CSV file."""
@@ -129,7 +131,7 @@ def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | No
         if part.by_member:  # no bags that all members have in common, so none for the ensemble
             members[name] = evaluation.evaluate_members(predictions[name], part)
             continue
-        judged = evaluation.evaluate_members(_with_average(predictions[name]), part)
+        judged = evaluation.evaluate_members(with_average(predictions[name]), part)
         members[name] = jax.tree.map(lambda values: values[:-1], judged)
         whole[name] = jax.tree.map(lambda values: values[-1], judged)
     diverged = np.asarray(trained.best_epoch) == 0
@@ -140,7 +142,7 @@ def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | No
     return Judged(predictions["test"], members, whole, warnings, diverged)
 
 
-def _with_average(predicted: Prediction) -> Prediction:
+def with_average(predicted: Prediction) -> Prediction:
     """The members' predictions, and behind them, as if it were one more member, the ensemble's."""
     return jax.tree.map(lambda leaf, mean: np.concatenate([leaf, mean[None]]), predicted, average(predicted))
 
@@ -203,10 +205,10 @@ def details(judged: Judged, test: Bags, seed: int) -> dict[str, Any]:
     The intervals are over bags, of the ensemble's attention; one member has nobody to agree with. Members that
     diverged take no part.
     """
-    kept = ~judged.diverged
+    predicted = judged.predicted
+    kept = np.isfinite(np.asarray(predicted.probability)).all(axis=(1, 2))
     if not kept.any():
         return {}
-    predicted = judged.predicted
     if not kept.all():
         predicted = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], predicted)
     key = jax.random.fold_in(jax.random.key(seed), 1)

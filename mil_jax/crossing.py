@@ -1,0 +1,119 @@
+"""Members of several fits put together: what each says of the bags that its fit has not seen.
+
+Axes: B bags, C classes, K slots, F fits, G settings, M members of a fit, R rounds, W places for test bags.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mil_jax.bags import Bags
+from mil_jax.folds import Plan
+from mil_jax.model import Prediction
+from mil_jax.protocols import choose_threshold
+
+
+def choose_settings(val_loss: Float[np.ndarray | Array, " S"], settings: int, fits: int) -> Int[np.ndarray, " F"]:
+    """For each fit the setting with the lowest mean validation loss of its members; one that diverged loses."""
+    loss = np.asarray(val_loss).reshape(settings, fits, -1).mean(axis=2)
+    return np.where(np.isfinite(loss), loss, np.inf).argmin(axis=0)
+
+
+def members_of(chosen: Int[np.ndarray, " F"], members: int) -> Int[np.ndarray, " FM"]:
+    """The numbers, among all S = G * F * M, of the members of the chosen settings, fit by fit."""
+    fits = len(chosen)
+    return ((chosen * fits + np.arange(fits))[:, None] * members + np.arange(members)).reshape(-1)
+
+
+def out_of_fold(predicted: Prediction, plan: Plan, members: int, bags: int) -> Prediction:
+    """The members' predictions of their own test bags, [F * M, W, ...], by round and bag: [R, M, B, ...].
+
+    NaN where a round does not judge a bag.
+    """
+
+    def by_bag(leaf: Any) -> np.ndarray:
+        values = np.asarray(leaf).reshape(plan.fits, members, *np.shape(leaf)[1:])
+        pooled = np.full((plan.rounds, members, bags, *values.shape[3:]), np.nan, np.float32)
+        for fit, test in enumerate(plan.folds.test):
+            pooled[plan.round[fit], :, test[test >= 0]] = np.moveaxis(values[fit][:, test >= 0], 1, 0)
+        return pooled
+
+    return jax.tree.map(by_bag, predicted)
+
+
+def as_members(pooled: Prediction, tested: Int[np.ndarray, " T"]) -> Prediction:
+    """Predictions by round [R, M, B, ...] as those of members that judge all tested bags: [R * M, T, ...].
+
+    Where no round judges all of them, the M members' means over the rounds that judge a bag.
+    """
+    probability = pooled.probability[:, :, tested]
+    if np.isfinite(probability).any(axis=(1, 3)).all():
+        return jax.tree.map(lambda leaf: leaf[:, :, tested].reshape(-1, len(tested), *leaf.shape[3:]), pooled)
+    judged = np.isfinite(probability).any(axis=(1, 3))  # [R, T]
+
+    def mean(leaf: np.ndarray) -> np.ndarray:
+        where = judged[:, None, :, None] if leaf.ndim == 4 else judged[:, None]
+        return np.where(where, leaf[:, :, tested], 0).sum(axis=0) / where.sum(axis=0)
+
+    return jax.tree.map(mean, pooled)
+
+
+def ensemble_of(pooled: Float[np.ndarray, "R M B C"]) -> Float[np.ndarray, "R B C"]:
+    """The mean over members that have not diverged; NaN where a round does not judge a bag."""
+    known = np.isfinite(pooled).all(axis=-1, keepdims=True)
+    count = known.sum(axis=1)
+    return np.where(known, pooled, 0).sum(axis=1) / np.where(count > 0, count, np.nan)
+
+
+def thresholds(val: Float[np.ndarray, "FM V C"], label: Int[np.ndarray, "FM V"], members: int) -> Float[np.ndarray, " F"]:
+    """For each fit the threshold of its ensemble that classifies most of its validation bags right; of two classes."""
+    by_fit = np.asarray(val)[..., 1].reshape(-1, members, val.shape[1])
+    known = np.isfinite(by_fit).all(axis=2, keepdims=True)
+    mean = np.where(known, by_fit, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.array([choose_threshold(p, truth) for p, truth in zip(mean, np.asarray(label)[::members], strict=True)])
+
+
+def mean_features(bags: Bags) -> Float[np.ndarray, "B F"]:
+    """The mean of the instances of each bag, flat."""
+    rows, mask, pool = np.asarray(bags.rows), np.asarray(bags.mask), np.asarray(bags.pool)
+    scale = 255 if bags.kind.pixels else 1
+    return np.stack(
+        [pool[row[held]].reshape(held.sum(), -1).mean(axis=0, dtype=np.float64) / scale for row, held in zip(rows, mask, strict=True)]
+    )
+
+
+PENALTIES = tuple(10.0**power for power in range(-4, 3))
+
+
+def linear_probe(
+    features: Float[np.ndarray, "B F"], label: Int[np.ndarray, " B"], plan: Plan, classes: int
+) -> Float[np.ndarray, "R B C"]:
+    """What logistic regression on the bags' mean features says of each fit's test bags (scikit-learn's).
+
+    Features are standardised by the training bags, and the strength of the L2 penalty is chosen by the loss on the
+    validation bags. NaN where a round does not judge a bag.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    pooled = np.full((plan.rounds, len(label), classes), np.nan)
+    for fit in range(plan.fits):
+        train, val, test = (part[fit][part[fit] >= 0] for part in plan.folds)
+        mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
+        x = (features - mean) / np.where(deviation > 1e-9, deviation, 1)
+        best: tuple[float, Any] = (np.inf, None)
+        for strength in PENALTIES:
+            probe = LogisticRegression(C=strength, max_iter=1000).fit(x[train], label[train])
+            loss = log_loss(label[val], probe.predict_proba(x[val]), labels=probe.classes_)
+            best = min(best, (loss, probe), key=lambda pair: pair[0])
+        pooled[plan.round[fit], test] = best[1].predict_proba(x[test])
+    return pooled
+
+
+def unlikeness(features: Float[np.ndarray, "B F"], mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
+    """How far bags' mean features lie from those of other bags [B]: the root mean square of the standard scores."""
+    scores = (features - np.asarray(mean)) / np.asarray(deviation)
+    return np.sqrt((scores**2).mean(axis=1))

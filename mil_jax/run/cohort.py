@@ -1,0 +1,247 @@
+"""A run on bags of a person's own: folds that cut no group, settings chosen inside each, every bag judged unseen.
+
+`run_cohort` trains all folds, rounds, settings and members as one ensemble, chooses the setting of each fit on its
+validation bags, and leaves what every run leaves; besides, predictions of every bag, scores with intervals over groups,
+the linear probe beside them, the folds in CLAM's form, and maps of bags with positions.
+
+Axes: B bags, C classes, F fits, G settings, M members of a fit, S = G * F * M.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from mil_jax import crossing
+from mil_jax.arrays import bags_from_set
+from mil_jax.bags import Bags, take
+from mil_jax.datasets.cohort import Cohort
+from mil_jax.datasets.split_files import write_splits
+from mil_jax.ensemble import Ensemble, average, fit_ensemble, predict
+from mil_jax.errors import RunError
+from mil_jax.folds import Plan, draw_plan
+from mil_jax.losses import Classes
+from mil_jax.model import MIL, ModelConfig, build
+from mil_jax.optimizer import by_member
+from mil_jax.protocols import split_bags
+from mil_jax.run import figures, screen, summary
+from mil_jax.run.config import MembersConfig, Problem
+from mil_jax.run.experiment import describe, draw_keys, write_figures, write_results
+from mil_jax.run.fit import Task, checkpoint_tree, fit_recorded
+from mil_jax.run.folder import RunFolder, open_run
+from mil_jax.run.outcome import (
+    Material,
+    Outcome,
+    judge_fits,
+    prediction_rows,
+    score_row,
+    score_rows,
+    score_table,
+    settings_table,
+)
+from mil_jax.run.processes import placement_of
+from mil_jax.run.screen import Stopwatch
+from mil_jax.run.search import Search, Setting, member_hyper
+from mil_jax.run.summary import Summary
+from mil_jax.sampling import Splits
+from mil_jax.states import FitConfig, MemberKeys
+from mil_jax.text import Table
+
+# ---- options ----
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldsConfig:
+    """How the folds are drawn where nobody gives them."""
+
+    folds: int = 5
+    """Parts that the bags are cut into; each is the test set of one fit. Groups are never cut."""
+    repeats: int = 1
+    """Draws of folds."""
+    val_share: float = 0.2
+    """About the share of the bags outside the test fold that epoch, setting and threshold are chosen on."""
+    holdout: float = 0.0
+    """About the share of all bags that no fit sees; the ensemble of all members is judged on them at the end."""
+
+    def draw(self, seed: int, cohort: Cohort) -> Plan:
+        """The folds of a cohort.
+
+        Raises:
+            InputError: a bag without a label, or see `draw_plan`.
+        """
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        return draw_plan(
+            key, cohort.label, cohort.groups, folds=self.folds, repeats=self.repeats, val_share=self.val_share,
+            holdout=self.holdout,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortConfig(MembersConfig):
+    """What a run on bags of one's own is asked for, besides where they are."""
+
+    drawn: FoldsConfig = FoldsConfig()
+    search: Search = Search()
+    model: ModelConfig = ModelConfig(hidden=(256, 128), dropout=0.25, attention_units=128, head="sum")
+    fit: FitConfig = FitConfig(epochs=40, patience=10)
+    optimism: bool = False
+    """Train once more with epochs chosen on the test folds, to see what that would pretend."""
+
+
+# ---- training ----
+
+
+def member_task(config: CohortConfig, mil: MIL, material: Material, settings: Sequence[Setting]) -> Task:
+    """What is to be trained: S = G * F * M members, the same keys for all settings."""
+    plan, bags = material.plan, material.bags
+    fits = plan.fits * config.members
+    hyper = member_hyper(split_bags(bags, plan.folds).train, config.search, settings, config.members, mil.target)
+    keys = draw_keys(dataclasses.replace(config, members=fits))
+    splits = split_bags(bags, plan.repeated(len(settings), config.members))
+    tiled = np.tile(np.arange(fits), len(settings))
+    return Task(mil, MemberKeys(keys.init[tiled], keys.order[tiled]), splits.train, splits.val, config.fit, hyper)
+
+
+def pick(trained: Ensemble, index: np.ndarray) -> Ensemble:
+    """Some of the members of an ensemble."""
+    return jax.tree.map(lambda leaf: leaf[index], trained)
+
+
+# ---- a run ----
+
+
+def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatch) -> Path:
+    """Trains, chooses, judges, writes the run folder, and prints the results.
+
+    Args:
+        config: what is asked for, with its folder; `begin` was called.
+        cohort: the bags, all with labels.
+        plan: the folds.
+        watch: the clock.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: bags or options that cannot be used.
+        RunError: no member has converged.
+    """
+    with watch.phase("data"):
+        data = cohort.read()
+        bags = bags_from_set(data)
+    material = Material(bags, plan, cohort.bag_names, cohort.groups, cohort.class_names)
+    mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
+    task = member_task(config, mil, material, settings)
+    seen = take(bags, plan.tested())
+    problem = Problem(
+        cohort.name, Splits(task.train, task.val, seen), cohort.class_names, cohort.content_hash, "own_bags"
+    )
+    content, how = describe(config, problem)
+    with open_run(config.out or "", content, how, config.compute.resume) as run:
+        for note in cohort.notes:
+            run.note(note)
+            screen.say(note)
+        print_cohort(cohort, plan, settings, config.members)
+        write_folds(run, material)
+        trained = fit_recorded(run, task, config.compute, watch)
+        chosen = crossing.choose_settings(trained.best_loss, len(settings), plan.fits)
+        kept = pick(trained, crossing.members_of(chosen, config.members))
+        run.write_members(checkpoint_tree(kept.members))
+        with watch.phase("evaluate"):
+            placement = placement_of(config.compute, len(kept.best_epoch))
+            outcome = judge_fits(mil, kept, material, placement)
+            rows = compared(config, material, mil, outcome, task, chosen)
+            tried = settings_table(trained.best_loss, [str(setting) for setting in settings], chosen, plan)
+        write_outcome(run, material, outcome, rows, seen)
+        with watch.phase("plots"):
+            write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, config.plot_bags))
+        results = summary_of(kept, outcome, material, seen, [score_table(rows), tried], config.seed)
+        write_results(run, config, dataclasses.replace(results, seconds=watch.read()), seen)
+        run.drop_progress()
+    screen.print_results(results)
+    screen.say(f"run folder: {config.out}")
+    if outcome.fits.diverged.all():
+        raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
+    return run.path
+
+
+def print_cohort(cohort: Cohort, plan: Plan, settings: Sequence[Setting], members: int) -> None:
+    """Says what will be learned from what."""
+    label, groups = cohort.label, np.asarray(cohort.groups)
+    rows = [
+        (name, int((label == i).sum()), len(np.unique(groups[label == i])), int(cohort.sizes[label == i].sum()))
+        for i, name in enumerate(cohort.class_names)
+    ]
+    screen.print_table(Table(f"Bags of {cohort.name}", ("class", "bags", "groups", "instances"), rows, cohort.source))
+    screen.say(
+        f"{plan.fits} fits ({plan.rounds} {'rounds' if plan.rounds > 1 else 'round'}) x {len(settings)} settings x "
+        f"{members} members = {plan.fits * len(settings) * members} models; {len(plan.holdout)} bags held out"
+    )
+
+
+def write_folds(run: RunFolder, material: Material) -> None:
+    """Writes the folds as CLAM's files do, for other tools, and what bags there are."""
+    if run.writes:
+        write_splits(run.path / "splits", material.plan.folds, material.names)
+    typical = crossing.mean_features(material.bags)
+    mean, deviation = typical.mean(axis=0), np.maximum(typical.std(axis=0), 1e-6)
+    distance = crossing.unlikeness(typical, mean, deviation)
+    run.write_arrays("features.npz", mean=mean, deviation=deviation, distance=distance)
+
+
+def compared(
+    config: CohortConfig, material: Material, mil: MIL, outcome: Outcome, task: Task, chosen: np.ndarray
+) -> list[dict[str, Any]]:
+    """Rows of scores: the model, the bags held out, the linear probe, and what choosing on the test folds would say."""
+    plan, classes = material.plan, len(material.class_names)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    name = config.model.pooling.replace("_", " ")
+    rows = score_rows(name, outcome.probability, material, key)
+    if outcome.holdout is not None:
+        held = np.full((1, len(material.label), classes), np.nan)
+        held[0, plan.holdout] = average(outcome.holdout).probability
+        rows.append(score_row(name, "held out", held, material, key))
+    probe = crossing.linear_probe(crossing.mean_features(material.bags), material.label, plan, classes)
+    rows.append(score_row("linear probe on mean features", "all folds", probe, material, key))
+    if config.optimism:
+        pretended = chosen_on_test(config, material, mil, task, chosen)
+        rows.append(score_row(f"{name}, epoch CHOSEN ON the test folds", "all folds", pretended, material, key))
+    return rows
+
+
+def chosen_on_test(
+    config: CohortConfig, material: Material, mil: MIL, task: Task, chosen: np.ndarray
+) -> Float[np.ndarray, "R B C"]:
+    """What the same members would say of their test bags if those decided the epoch: no result, but a warning."""
+    plan, index = material.plan, crossing.members_of(chosen, config.members)
+    splits = split_bags(material.bags, plan.repeated(1, config.members))
+    hyper = jax.tree.map(lambda leaf: leaf[index], by_member(task.hyper, task.members))
+    keys = MemberKeys(task.keys.init[index], task.keys.order[index])
+    trained = fit_ensemble(mil, keys, splits.train, splits.test, config.fit, hyper)
+    predicted = predict(mil, trained.members, splits.test)
+    pooled = crossing.out_of_fold(predicted, plan, config.members, len(material.label))
+    return crossing.ensemble_of(pooled.probability)
+
+
+def summary_of(
+    kept: Ensemble, outcome: Outcome, material: Material, seen: Bags, tables: Sequence[Table], seed: int
+) -> Summary:
+    """The results: a row for each member of each fit on its own bags, the ensemble on the bags of all folds."""
+    judged = dataclasses.replace(outcome.fits, predicted=outcome.pooled.predicted, ensemble=outcome.pooled.ensemble)
+    results = summary.summarize(kept, judged, seen, seed)
+    members, plan = len(results.members) // material.plan.fits, material.plan
+    rows = [row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)]
+    return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
+
+
+def write_outcome(
+    run: RunFolder, material: Material, outcome: Outcome, rows: Sequence[Mapping[str, Any]], seen: Bags
+) -> None:
+    """Writes predictions, scores, and the weights of all bags."""
+    run.write_csv("predictions.csv", list(prediction_rows(outcome, material)))
+    run.write_csv("scores.csv", rows)
+    run.write_arrays("attention.npz", **summary.attention_arrays(outcome.pooled, seen))

@@ -1,0 +1,205 @@
+"""What a run on bags of a person's own found out: every bag judged by members that have not seen it, as tables.
+
+Axes: B bags, C classes, F fits, M members of a fit, R rounds.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mil_jax import crossing, evaluation
+from mil_jax.bags import Bags, take
+from mil_jax.ensemble import Ensemble, average, predict
+from mil_jax.evaluation import Evaluation
+from mil_jax.folds import Plan
+from mil_jax.model import MIL, Prediction
+from mil_jax.placement import Placement
+from mil_jax.protocols import split_bags
+from mil_jax.run import summary
+from mil_jax.run.summary import Judged
+from mil_jax.scores import SCORES, Score, group_scores
+from mil_jax.text import Table
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """What is judged.
+
+    Attributes:
+        bags: B bags with labels.
+        plan: which of them each fit saw.
+        names: what each is called.
+        groups: what belongs together.
+        class_names: a name for each class.
+    """
+
+    bags: Bags
+    plan: Plan
+    names: Sequence[str]
+    groups: Sequence[str]
+    class_names: tuple[str, ...]
+
+    @property
+    def label(self) -> np.ndarray:
+        """[B] the class of each bag."""
+        return np.asarray(self.bags.label)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """Predictions of bags by members that have not seen them.
+
+    Attributes:
+        fits: each member judged on its own three sets.
+        pooled: members that judge every bag, each bag by the fit that was not trained on it; their ensemble.
+        probability: of the fits' ensembles, by round [R, B, C]; NaN where a round does not judge a bag.
+        spread: standard deviation over members of that, divided by M - 1.
+        threshold: chosen on each fit's validation bags [F]; None for more than two classes.
+        holdout: the ensemble of all members on the bags that no fit saw; None where there are none.
+    """
+
+    fits: Judged
+    pooled: Judged
+    probability: Float[np.ndarray, "R B C"]
+    spread: Float[np.ndarray, "R B C"]
+    threshold: Float[np.ndarray, " F"] | None
+    holdout: Prediction | None
+
+
+def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Placement) -> Outcome:
+    """Judges the F * M members of the chosen settings."""
+    plan, bags = material.plan, material.bags
+    members = len(trained.best_epoch) // plan.fits
+    splits = split_bags(bags, plan.repeated(1, members))
+    fits = summary.judge(mil, trained, splits, placement)
+    by_round = crossing.out_of_fold(fits.predicted, plan, members, len(material.label))
+    tested = plan.tested()
+    pooled, seen = crossing.as_members(by_round, tested), take(bags, tested)
+    judged = evaluation.evaluate_members(summary.with_average(pooled), seen)
+    val = predict(mil, trained.members, splits.val, placement)
+    binary = len(material.class_names) == 2
+    with np.errstate(invalid="ignore"):
+        spread = by_round.probability.std(axis=1, ddof=1) if members > 1 else np.zeros_like(by_round.probability[:, 0])
+    return Outcome(
+        fits=fits,
+        pooled=Judged(
+            pooled,
+            {"test": jax.tree.map(lambda values: values[:-1], judged)},
+            {"test": jax.tree.map(lambda values: values[-1], judged)},
+            [],
+            ~np.isfinite(pooled.probability).all(axis=(1, 2)),
+        ),
+        probability=crossing.ensemble_of(by_round.probability),
+        spread=spread,
+        threshold=crossing.thresholds(val.probability, splits.val.label, members) if binary else None,
+        holdout=predict(mil, trained.members, take(bags, plan.holdout), placement) if len(plan.holdout) else None,
+    )
+
+
+# ---- scores ----
+
+
+def score_rows(name: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> list[Row]:
+    """A row for all test bags and one for each fit, with every score, its interval and its standard error."""
+    plan = material.plan
+    scopes = {"all folds": probability}
+    for fit, test in enumerate(plan.folds.test):
+        alone = np.full_like(probability[:1], np.nan)
+        seen = test[test >= 0]
+        alone[0, seen] = probability[plan.round[fit], seen]
+        scopes[fit_name(plan, fit)] = alone
+    return [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
+
+
+def score_row(name: str, scope: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> Row:
+    """The scores of one scope."""
+    known = np.isfinite(probability).all(axis=2).any(axis=0)
+    groups = [group for group, is_known in zip(material.groups, known, strict=True) if is_known]
+    row: Row = {"model": name, "bags": scope, "count": int(known.sum()), "groups": len(set(groups))}
+    if not known.any():
+        return row | {f"{score}{end}": np.nan for score in SCORES for end in ("", "_se", "_low", "_high")}
+    scores = group_scores(probability[:, known], material.label[known], groups, key)
+    for score, value in scores.items():
+        row |= {score: value.mean, f"{score}_se": value.standard_error}
+        row |= {f"{score}_low": value.low, f"{score}_high": value.high}
+    return row
+
+
+def fit_name(plan: Plan, fit: int) -> str:
+    """What tables call a fit: its fold, and its round where there are several."""
+    fold = int(np.sum(plan.round[:fit] == plan.round[fit]))
+    if plan.rounds == 1:
+        return f"fold {fold}"
+    return f"round {plan.round[fit]}" + (f", fold {fold}" if np.sum(plan.round == plan.round[fit]) > 1 else "")
+
+
+SHOWN = ("auc", "average_precision", "balanced_accuracy", "f1", "calibration_error")
+
+
+def score_table(rows: Sequence[Row]) -> Table:
+    """The rows on the screen and in the report."""
+    rounds = any(np.isfinite(row["auc_se"]) for row in rows)
+    cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in rows]
+    error = ", ± standard error over repeats" if rounds else ""
+    columns = ("model", "test bags", "number", *(name.replace("_", " ") for name in SHOWN))
+    return Table("Bags that the members have not seen", columns, cells, f"[95 % interval over groups]{error}")
+
+
+def _interval(row: Row, name: str) -> str:
+    error = f" ± {row[f'{name}_se']:.3f}" if np.isfinite(row[f"{name}_se"]) else ""
+    return f"{row[name]:.3f}{error} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+
+def settings_table(
+    val_loss: Float[np.ndarray, " S"], names: Sequence[str], chosen: Int[np.ndarray, " F"], plan: Plan
+) -> Table:
+    """The mean validation loss of each setting in each fit; the chosen one is marked."""
+    loss = np.asarray(val_loss).reshape(len(names), plan.fits, -1).mean(axis=2)
+    rows = [
+        [name, *(f"{loss[i, fit]:.4f}{' *' if chosen[fit] == i else ''}" for fit in range(plan.fits)), int((chosen == i).sum())]
+        for i, name in enumerate(names)
+    ]
+    columns = ("setting", *(fit_name(plan, fit) for fit in range(plan.fits)), "times chosen")
+    return Table("Validation loss of each setting (* chosen)", columns, rows)
+
+
+# ---- predictions ----
+
+
+def prediction_rows(outcome: Outcome, material: Material) -> Iterator[Row]:
+    """A row for each bag and fit that judges it, and for each bag that was held out."""
+    plan = material.plan
+    for fit, test in enumerate(plan.folds.test):
+        of_round = plan.round[fit]
+        for bag in test[test >= 0]:
+            threshold = None if outcome.threshold is None else outcome.threshold[fit]
+            row = {"bag": material.names[bag], "group": material.groups[bag], "round": int(of_round), "fit": fit}
+            row["label"] = material.class_names[material.label[bag]]
+            mean, spread = outcome.probability[of_round, bag], outcome.spread[of_round, bag]
+            yield row | called(mean, spread, material.class_names, threshold)
+    if outcome.holdout is not None:
+        mean = np.asarray(average(outcome.holdout).probability)
+        members = np.asarray(outcome.holdout.probability)
+        spread = members.std(axis=0, ddof=1) if len(members) > 1 else np.zeros_like(mean)
+        middle = None if outcome.threshold is None else float(np.median(outcome.threshold))
+        for place, bag in enumerate(plan.holdout):
+            row = {"bag": material.names[bag], "group": material.groups[bag], "round": None, "fit": "held out"}
+            row["label"] = material.class_names[material.label[bag]]
+            yield row | called(mean[place], spread[place], material.class_names, middle)
+
+
+def called(mean: np.ndarray, spread: np.ndarray, class_names: Sequence[str], threshold: float | None) -> Row:
+    """Probabilities of a bag by class, their spread over members, and what it is called."""
+    row: Row = {f"probability_{name}": float(p) for name, p in zip(class_names, mean, strict=True)}
+    row |= {f"spread_{name}": float(s) for name, s in zip(class_names, spread, strict=True)}
+    known = np.isfinite(mean).all()
+    row["called"] = class_names[int(mean.argmax())] if known else None
+    if threshold is not None:
+        row |= {"threshold": float(threshold), "called_at_threshold": class_names[int(mean[1] >= threshold)] if known else None}
+    return row
