@@ -64,7 +64,6 @@ class Config(FoldsConfig):
     hidden: tuple[int, ...] = (256, 128, 64)
     """Widths of the encoder's layers."""
     attention_units: int = 64
-    """Width of the attention's hidden layer."""
     fit: FitConfig = FitConfig(epochs=60, patience=20)
     hyper: HyperConfig = HyperConfig(
         learning_rate=5e-4, l2=None, weight_decay=5e-3, class_weights=False, standardize=True

@@ -54,13 +54,11 @@ class Config(FoldsConfig):
     data_dir: Path | None = aside(None)
     """The folder with images/ and nuclei.csv."""
     poolings: tuple[Pooling, ...] = ("attention", "gated_attention")
-    """Which poolings."""
     repeats: int = 1
     """Draws of folds."""
     hidden: tuple[int, ...] = (512, 512)
     """Widths of the dense layers behind the convolutions."""
     dropout: float = 0.5
-    """Share of the dense layers' units that a step drops."""
     augment: bool = True
     """Turn, mirror and re-stain patches in training."""
     fit: FitConfig = FitConfig(epochs=12, patience=6)
@@ -121,8 +119,8 @@ def nucleus_scores(crossed: Crossed, test: Bags, repeats: int) -> dict[str, np.n
     }
     known = np.asarray(test.instance_label) >= 0
     pooled = [
-        float(metrics.roc_auc(jnp.asarray(score[held]), jnp.asarray(truth[held])))
-        for score, truth, held in zip(
+        float(metrics.roc_auc(jnp.asarray(score[of_known]), jnp.asarray(truth[of_known])))
+        for score, truth, of_known in zip(
             *(np.split(np.asarray(part), repeats) for part in (crossed.test.scores, test.instance_label, known)),
             strict=True,
         )

@@ -14,12 +14,11 @@ from pathlib import Path
 import jax
 
 from mil_jax import datasets
-from mil_jax.bags import stack_bags
 from mil_jax.datasets import Dataset
 from mil_jax.run import cli
 from mil_jax.run.config import DataConfig, Problem, RunConfig
 from mil_jax.run.experiment import begin, run_bags
-from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.sampling import BagsConfig, Splits, sample_splits, sample_splits_of_members
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,7 @@ def main(config: Config) -> Path:
     with watch.phase("data"):
         data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
         problem = Problem(
-            name=data.name,
-            splits=draw_bags(config, data),
-            content_hash=data.content_hash,
-            experiment="mnist_bags",
+            name=data.name, splits=draw_bags(config, data), content_hash=data.content_hash, experiment="mnist_bags"
         )
     return run_bags(started, problem, watch)
 
@@ -47,11 +43,9 @@ def main(config: Config) -> Path:
 def draw_bags(config: Config, data: Dataset) -> Splits:
     """The bags of all sets; with --vary bags, every member has its own draw of training bags."""
     key, _ = jax.random.split(jax.random.key(config.seed))
-    splits = sample_splits(key, data, config.bags)
-    if "bags" not in config.varied:
-        return splits
-    keys = [jax.random.fold_in(key, member) for member in range(config.members)]
-    return splits._replace(train=stack_bags([sample_splits(key, data, config.bags).train for key in keys]))
+    if "bags" in config.varied:
+        return sample_splits_of_members(key, data, config.bags, config.members)
+    return sample_splits(key, data, config.bags)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,6 @@ class Config(CohortConfig):
     """Folds that somebody drew: a folder of CLAM's splits_0.csv, …, or one such file."""
     instance_labels: Path | None = aside(None)
     """A CSV slide_id,row,positive with the truth of instances, to judge the attention by."""
-    thumbnails: Path | None = aside(None)
-    """A folder with an image for each bag, to draw maps on."""
 
 
 def main(config: Config) -> Path:

@@ -66,6 +66,8 @@ class Config(PoolingsConfig):
         for name in ("mean_sizes", "train_bags", "datasets"):
             if not getattr(self, name):
                 raise InputError(name, getattr(self, name), "expected one or more")
+        for name in self.datasets:
+            datasets.check_name("datasets", name)
         for size in self.mean_sizes:
             check_choice("mean_sizes", size, tuple(VARIANCES))
         for count in self.train_bags:

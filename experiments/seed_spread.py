@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from mil_jax import datasets
-from mil_jax.bags import stack_bags
 from mil_jax.errors import InputError, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
@@ -24,7 +23,7 @@ from mil_jax.run.experiment import run_bags
 from mil_jax.run.saved import load_finished
 from mil_jax.run.screen import print_table, say
 from mil_jax.run.study import StudyConfig, begin, open_study
-from mil_jax.sampling import BagsConfig, Splits, sample_splits
+from mil_jax.sampling import BagsConfig, sample_splits, sample_splits_of_members
 from mil_jax.text import Table
 from mil_jax.training import FitConfig
 
@@ -72,11 +71,14 @@ def main(config: Config) -> Path:
     """Runs the ensembles and returns the folder of results."""
     study = begin("seed_spread", __doc__, config, config.members)
     data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
-    shared, own = draw(config, data)
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    shared = by_member = sample_splits(key, data, config.bags)
+    if any("bags" in parts.split(",") for parts in config.vary):
+        by_member = sample_splits_of_members(key, data, config.bags, config.members)
     with open_study(study, {"name": data.name, "content_hash": data.content_hash}) as run:
         rows: list[dict[str, Any]] = []
         for parts in config.vary:
-            splits = own if "bags" in parts.split(",") else shared
+            splits = by_member if "bags" in parts.split(",") else shared
             problem = Problem(data.name, splits, content_hash=data.content_hash, experiment="mnist_bags")
             rows += spread_rows(parts, scores_of(run_bags(config.run(parts, study.out), problem)))
         run.write_csv("results.csv", rows)
@@ -84,16 +86,6 @@ def main(config: Config) -> Path:
     print_results(rows, config.members)
     say(f"folder: {study.out}")
     return study.out
-
-
-def draw(config: Config, data: datasets.Dataset) -> tuple[Splits, Splits]:
-    """The bags where all members share them, and where every member has its own draw of training bags."""
-    key, _ = jax.random.split(jax.random.key(config.seed))
-    shared = sample_splits(key, data, config.bags)
-    if not any("bags" in parts.split(",") for parts in config.vary):
-        return shared, shared
-    keys = [jax.random.fold_in(key, member) for member in range(config.members)]
-    return shared, shared._replace(train=stack_bags([sample_splits(key, data, config.bags).train for key in keys]))
 
 
 def scores_of(run: Path) -> dict[str, np.ndarray]:

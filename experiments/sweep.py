@@ -13,7 +13,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,24 +27,23 @@ from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.run import cli
-from mil_jax.run.config import Compute, DataConfig, aside, check_out, check_seed, settings
+from mil_jax.run.config import DataConfig, settings
 from mil_jax.run.experiment import default_out
 from mil_jax.run.fit import Task, fit_recorded
 from mil_jax.run.folder import RunFolder, check_free, open_run
 from mil_jax.run.processes import placement_of, start_jax
 from mil_jax.run.screen import Stopwatch, print_table, say
+from mil_jax.run.study import StudyConfig
 from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.text import Table, with_error
 from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
-class Config:
-    """Options of the sweep.
+class Config(StudyConfig):
+    """Options of the sweep."""
 
-    Raises:
-        InputError: a value out of range.
-    """
+    can_resume: ClassVar[bool] = True
 
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3)
     """Learning rates of Adam, the rows of the grid."""
@@ -54,21 +53,15 @@ class Config:
     """Seeds at each point of the grid."""
     class_weight_strength: float = 1.0
     """0 for no class weights, 1 for total / (2 * count), between for a part of the way."""
-    seed: int = 0
-    """Decides the bags and the members' keys; all points of the grid share them."""
     data: DataConfig = DataConfig()
     bags: BagsConfig = BagsConfig()
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     one_by_one: bool = False
     """Also time the same runs one after the other, a fit for each."""
-    out: Path | None = aside(None)
-    """The run folder; a new one under runs/sweep where not given."""
-    compute: Compute = aside(Compute())
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_out(self.out)
+        super().__post_init__()
         check_whole("members", self.members, 1)
         check_number("class_weight_strength", self.class_weight_strength, 0)
         for name in ("learning_rates", "l2"):
@@ -183,8 +176,11 @@ def write(
 def print_results(rows: list[dict[str, Any]], seconds: dict[str, float], out: Path) -> None:
     """The table, the chosen point, and the seconds."""
     names = ("val_loss", "test_accuracy", "test_auc", "hit_at_1", "normalized_entropy")
-    score = lambda row, name: with_error(row[name], row[f"{name}_se"], digits=4)  # noqa: E731
-    cells = [[f"{row['learning_rate']:g}", f"{row['l2']:g}", *(score(row, name) for name in names)] for row in rows]
+    scores = [{name: with_error(row[name], row[f"{name}_se"], digits=4) for name in names} for row in rows]
+    cells = [
+        [f"{row['learning_rate']:g}", f"{row['l2']:g}", *of_row.values()]
+        for row, of_row in zip(rows, scores, strict=True)
+    ]
     columns = ("rate", "L2", "val loss", "test accuracy", "test AUC", "hit@1", "entropy")
     note = "rate: of learning; entropy: of the attention, as a share of log K, on positive test bags"
     print_table(Table("Mean ± standard error over seeds", columns, cells, note))
@@ -194,7 +190,7 @@ def print_results(rows: list[dict[str, Any]], seconds: dict[str, float], out: Pa
     best = chosen(rows)
     say(
         f"lowest validation loss: learning rate {best['learning_rate']:g}, L2 {best['l2']:g}; "
-        f"there, test accuracy {score(best, 'test_accuracy')}"
+        f"there, test accuracy {scores[rows.index(best)]['test_accuracy']}"
     )
     say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     say(f"run folder: {out}")

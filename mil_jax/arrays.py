@@ -14,9 +14,7 @@ from mil_jax.memory import aligned_empty
 
 
 def bags_from_arrays(
-    bags: Sequence[np.ndarray],
-    labels: Sequence[int] | np.ndarray,
-    instance_labels: Sequence[np.ndarray] | None = None,
+    bags: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray, instance_labels: Sequence[np.ndarray] | None = None
 ) -> Bags:
     """Makes `Bags` of the reader's own data: one array `[K_i, ...]` per bag, and one label per bag.
 

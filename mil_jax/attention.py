@@ -1,10 +1,9 @@
 """What attention weights say: per bag, over bags, and between members.
 
-The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact
-under masks (padding changes nothing), do not depend on the order of the instances, and are finite,
-with finite gradients, for finite weights: a statistic that a bag does not define is 0, and a flag
-says so. Attention is taken as the pooling gives it: not negative, 1 in sum over the mask. A weight
-that is not a number stays one in the entropy.
+The statistics are pure functions of one bag, to be vmapped over bags and members. They are exact under masks (padding
+changes nothing), do not depend on the order of the instances, and are finite, with finite gradients, for finite
+weights: a statistic that a bag does not define is 0, and a flag says so. Attention is taken as the pooling gives it:
+not negative, 1 in sum over the mask. A weight that is not a number stays one in the entropy.
 
 Axes: K slots per bag · B bags · S members.
 """
@@ -27,47 +26,40 @@ SLOTS_AT_A_TIME = 2048
 class AttentionStats:
     """How one bag's attention is spread, and how well it finds the positive instances.
 
-    Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of
-    the bag's n instances, P of them known to be positive and N known to be negative. Instances of
-    unknown label take part in every ranking but those of `instance_auc` and `average_precision`,
-    and count as not positive.
-
-    Attributes:
-        entropy: H = -Σ a_i log a_i, in nats.
-        normalized_entropy: H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag
-            of one.
-        effective_instances: exp(H), the number of equally weighted instances with the same entropy.
-        largest_weight: max a_i.
-        gini: Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n.
-        positive_mass: Σ a_i over the positive instances.
-        hit_at_1: 1 if the largest weight is a positive instance's; if several share the largest
-            weight, the share of positive instances among them.
-        precision_at_positives: share of positive instances among the P largest weights; ties at the
-            edge are broken in expectation, (places left) / (instances tied) to each.
-        instance_auc: (1 / (P N)) Σ over pairs of a positive i and a negative j of
-            [a_i > a_j] + [a_i = a_j] / 2.
-        average_precision: (1 / P) Σ over positive i of the share of positive instances among the
-            known ones with a_j >= a_i, which is scikit-learn's definition.
-        kl_uniform: KL(a || uniform) = log n - H, in nats.
-        has_positive: 1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives`
-            mean something.
-        has_both: 1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean
-            something.
+    Each field is a scalar for one bag; vmapped ``[B]`` or ``[S, B]``. Below, a_i are the weights of the bag's n
+    instances, P of them known to be positive and N known to be negative. Instances of unknown label take part in every
+    ranking but those of `instance_auc` and `average_precision`, and count as not positive.
     """
 
     entropy: Values
+    """H = -Σ a_i log a_i, in nats."""
     normalized_entropy: Values
+    """H / log n, from 0 (one instance has it all) to 1 (uniform); 0 for a bag of one."""
     effective_instances: Values
+    """exp(H), the number of equally weighted instances with the same entropy."""
     largest_weight: Values
+    """max a_i."""
     gini: Values
+    """Σ_i Σ_j |a_i - a_j| / (2 n), from 0 (uniform) to 1 - 1/n."""
     positive_mass: Values
+    """Σ a_i over the positive instances."""
     hit_at_1: Values
+    """1 if the largest weight is a positive instance's; if several share the largest weight, the share of positive
+    instances among them."""
     precision_at_positives: Values
+    """Share of positive instances among the P largest weights; ties at the edge are broken in expectation, (places
+    left) / (instances tied) to each."""
     instance_auc: Values
+    """(1 / (P N)) Σ over pairs of a positive i and a negative j of [a_i > a_j] + [a_i = a_j] / 2."""
     average_precision: Values
+    """(1 / P) Σ over positive i of the share of positive instances among the known ones with a_j >= a_i, which is
+    scikit-learn's definition."""
     kl_uniform: Values
+    """KL(a || uniform) = log n - H, in nats."""
     has_positive: Values
+    """1 where P > 0: where `positive_mass`, `hit_at_1`, `precision_at_positives` mean something."""
     has_both: Values
+    """1 where P > 0 and N > 0: where `instance_auc` and `average_precision` mean something."""
 
 
 @record
@@ -80,27 +72,22 @@ class StatsByLabel:
 
 @record
 class MemberAgreement:
-    """How much the S members of an ensemble agree on the weights of one bag.
-
-    Attributes:
-        mean: mean weight of each slot over members ``[K]``.
-        std: standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for
-            one member.
-        rank_agreement: Spearman's rank correlation, with midranks for ties, averaged over all pairs
-            of members. A member whose weights are all equal has no order: it agrees fully (1) with
-            another such member and not at all (0) with any other. Hence 1 for a bag of one
-            instance; 1 for one member.
-        jensen_shannon: H(mean over members of a) - mean over members of H(a), in nats: 0 where all
-            members give the same weights, at most log min(S, n).
-        top_stability: share of members whose top instance is the one that most members put on top.
-            A member with several top instances splits its vote equally.
-    """
+    """How much the S members of an ensemble agree on the weights of one bag."""
 
     mean: Values
+    """Mean weight of each slot over members ``[K]``."""
     std: Values
+    """Standard deviation of each slot's weight over members ``[K]``, divided by S - 1; 0 for one member."""
     rank_agreement: Values
+    """Spearman's rank correlation, with midranks for ties, averaged over all pairs of members. A member whose weights
+    are all equal has no order: it agrees fully (1) with another such member and not at all (0) with any other. Hence 1
+    for a bag of one instance; 1 for one member."""
     jensen_shannon: Values
+    """H(mean over members of a) - mean over members of H(a), in nats: 0 where all members give the same weights, at
+    most log min(S, n)."""
     top_stability: Values
+    """Share of members whose top instance is the one that most members put on top. A member with several top instances
+    splits its vote equally."""
 
 
 def attention_stats(
@@ -108,10 +95,7 @@ def attention_stats(
 ) -> AttentionStats:
     """Compute the statistics of one bag's attention; the formulas are at `AttentionStats`.
 
-    Args:
-        attention: weights, 1 in sum over the mask ``[K]``.
-        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
-        instance_label: 1 positive, 0 negative, -1 unknown or empty ``[K]``.
+    The weights are 1 in sum over the mask; a bag without an instance gets zeros everywhere.
     """
     weight = _weights(attention, mask)
     positive, negative = mask & (instance_label == 1), mask & (instance_label == 0)
@@ -157,15 +141,9 @@ def stats_of_bags(
 
 
 def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:
-    """Average the statistics over bags, each over the bags that define it.
+    """Average statistics [B] over the bags of `where`, each over those that define it; over no bag, it is 0.
 
-    `instance_auc` and `average_precision` are averaged over the bags with `has_both`,
-    `positive_mass`, `hit_at_1` and `precision_at_positives` over those with `has_positive`, all
-    others over all bags. The flags become shares of bags. An average over no bag is 0.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
-        where: the bags to average over ``[B]``; all if left out.
+    See `defined_where`; the flags become shares of bags.
     """
     if where is None:
         where = jnp.ones(stats.entropy.shape, bool)
@@ -173,13 +151,10 @@ def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) ->
 
 
 def defined_where(stats: AttentionStats) -> AttentionStats:
-    """For each statistic, True where the bag defines it.
+    """For each statistic of bags [B], True where the bag defines it.
 
     `instance_auc` and `average_precision` need `has_both`, `positive_mass`, `hit_at_1` and
     `precision_at_positives` need `has_positive`, all others nothing.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
     """
     always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
     with_positive, with_both = (jnp.asarray(share) > 0 for share in (stats.has_positive, stats.has_both))
@@ -196,30 +171,19 @@ def defined_where(stats: AttentionStats) -> AttentionStats:
 def stats_by_label(
     stats: AttentionStats, label: Int[Array, " B"], where: Bool[Array, " B"] | None = None
 ) -> StatsByLabel:
-    """Average the statistics over the positive bags (label > 0) and over the others.
-
-    Args:
-        stats: statistics of each bag, every field ``[B]``.
-        label: label of each bag ``[B]``.
-        where: the bags to count ``[B]``; all if left out.
-    """
+    """Average statistics [B] over the positive bags (label > 0) and over the others, of the bags of `where`."""
     where = jnp.ones(label.shape, bool) if where is None else where
     return StatsByLabel(
-        positive=mean_stats(stats, where & (label > 0)),
-        negative=mean_stats(stats, where & (label <= 0)),
+        positive=mean_stats(stats, where & (label > 0)), negative=mean_stats(stats, where & (label <= 0))
     )
 
 
 def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) -> MemberAgreement:
-    """Compare the weights that members give the instances of one bag.
+    """Compare the weights that members give the instances of one bag; the formulas are at `MemberAgreement`.
 
-    The formulas are at `MemberAgreement`. Memory grows with S K, not with pairs of members: for
-    unit vectors z_s of centred ranks, the mean of z_s · z_t over all pairs is
+    The weights are 1 in sum over the mask; a bag without an instance gets zeros everywhere. Memory grows with S K,
+    not with pairs of members: for unit vectors z_s of centred ranks, the mean of z_s · z_t over all pairs is
     (|Σ z_s|² - S) / (S (S - 1)).
-
-    Args:
-        attention: weights by each member, 1 in sum over the mask ``[S, K]``.
-        mask: True where a slot holds an instance ``[K]``; a bag without any gets zeros everywhere.
     """
     weight = jax.vmap(_weights, (0, None))(attention, mask)
     mean, members = jnp.mean(weight, axis=0), weight.shape[0]
@@ -228,7 +192,7 @@ def member_agreement(attention: Float[Array, "S K"], mask: Bool[Array, " K"]) ->
     divergence = _entropy(mean) - jnp.mean(jax.vmap(_entropy)(weight))
     return MemberAgreement(
         mean=mean,
-        std=_sample_std(weight, mean),
+        std=_safe_sqrt(jnp.sum((weight - mean) ** 2, axis=0) / max(members - 1, 1)),
         rank_agreement=jnp.where(jnp.any(mask), _mean_spearman(weight, mask), 0),
         jensen_shannon=jnp.maximum(divergence, 0) if members > 1 else jnp.zeros_like(divergence),
         top_stability=jnp.max(votes, initial=0).astype(weight.dtype),
@@ -257,10 +221,9 @@ def _below_minus_above(above: Array, at_or_above: Array, mask: Array) -> Array:
     return jnp.where(mask, jnp.sum(mask) - at_or_above - above, 0)
 
 
-def _sample_std(weight: Array, mean: Array) -> Array:
-    variance = jnp.sum((weight - mean) ** 2, axis=0) / max(weight.shape[0] - 1, 1)
-    some = variance > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1)), 0)
+def _safe_sqrt(value: Array) -> Array:
+    some = value > 0  # the root of 0 has no finite gradient
+    return jnp.where(some, jnp.sqrt(jnp.where(some, value, 1)), 0)
 
 
 def _mean_spearman(weight: Array, mask: Array) -> Array:

@@ -20,28 +20,21 @@ HAEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.07, 0.99, 0.11)
 """Optical density of each stain in red, green and blue, as Ruifrok and Johnston 2001 measured it."""
 
-
-def _stain_matrix() -> np.ndarray:
-    """[3, 3] unit rows: haematoxylin, eosin, and what is orthogonal to both, so that nothing is lost on the way."""
-    rows = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-STAINS = _stain_matrix()
+STAINS = np.array([HAEMATOXYLIN, EOSIN, np.cross(HAEMATOXYLIN, EOSIN)])
+STAINS /= np.linalg.norm(STAINS, axis=1, keepdims=True)
+"""[3, 3] unit rows: haematoxylin, eosin, and what is orthogonal to both, so that nothing is lost on the way."""
 UNSTAINS = np.linalg.inv(STAINS)
+"""By which optical densities become amounts of stain: colour deconvolution (Ruifrok and Johnston 2001)."""
 
 
 @dataclass(frozen=True)
 class StainVariation:
-    """How much the two stains vary; the defaults are ours.
-
-    Attributes:
-        scale: standard deviation of the factor of each amount, around 1.
-        shift: standard deviation of what is added to each amount, in units of optical density.
-    """
+    """How much the two stains vary; the defaults are ours."""
 
     scale: float = 0.1
+    """Standard deviation of the factor of each amount, around 1."""
     shift: float = 0.02
+    """Standard deviation of what is added to each amount, in units of optical density."""
 
     def __post_init__(self):
         for argument in ("scale", "shift"):
@@ -59,29 +52,18 @@ def augment_bag(
 def augment_patch(
     key: Key[Array, ""], patch: Float[Array, "H W 3"], variation: StainVariation = StainVariation()
 ) -> Float[Array, "H W 3"]:
-    """Turns and mirrors a square patch of values in [0, 1] at random, and varies its stains.
-
-    Args:
-        key: decides everything.
-        patch: ``[H, H, 3]`` red, green and blue.
-        variation: how much stains vary; with 0 and 0 the pixels stay what they are.
-
-    Raises:
-        InputError: the patch is not square.
-    """
+    """Turns and mirrors a square patch of values in [0, 1] at random, and varies its stains."""
     # In this order: XLA would compute the exponential of the stains anew for each of the symmetries' choices.
     key_symmetry, key_stain = jax.random.split(key)
     return vary_stains(key_stain, turn_or_mirror(key_symmetry, patch), variation)
 
 
 def turn_or_mirror(key: Key[Array, ""], patch: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """Draws one of the eight symmetries of the square: four rotations, each as it is or mirrored.
+    """Draws one of the eight symmetries of a square patch, four rotations, each as it is or mirrored.
 
     Each of them is a transposition or not, then rows reversed or not, then columns reversed or not. Three coins
-    choose among two arrays each; a branch for each rotation would compute all of them under `vmap`.
-
-    Raises:
-        InputError: the patch is not square.
+    choose among two arrays each; a branch for each rotation would compute all of them under `vmap`. A patch that is
+    not square is an InputError.
     """
     if patch.shape[0] != patch.shape[1]:
         raise InputError("patch", patch.shape, "expected as many rows as columns, for quarter turns")
@@ -97,12 +79,8 @@ def vary_stains(
     """Scales and shifts the amounts of haematoxylin and eosin in a patch of values in [0, 1].
 
     amount' = amount · max(0, 1 + scale · g) + shift · h, with g and h standard normal, drawn once for each stain and
-    patch. What is neither of the two stains stays. Values that leave [0, 1] are clipped.
-
-    Args:
-        key: decides g and h.
-        patch: ``[H, W, 3]`` red, green and blue.
-        variation: scale and shift; with 0 and 0 the patch comes back as it is.
+    patch. What is neither of the two stains stays. Values that leave [0, 1] are clipped; with a scale and a shift of
+    0 the patch comes back as it is.
     """
     if variation == StainVariation(0.0, 0.0):
         return patch
@@ -116,16 +94,6 @@ def vary_stains(
     red, green, blue = jnp.split(lax.optimization_barrier(optical_density(patch)), 3, axis=-1)
     density = red * mix[0] + green * mix[1] + blue * mix[2] + offset
     return jnp.clip(transmitted(density), 0, 1)
-
-
-def stain_amounts(patch: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """Colour deconvolution (Ruifrok and Johnston 2001): amounts of haematoxylin, eosin and the rest in each pixel."""
-    return optical_density(patch) @ UNSTAINS
-
-
-def stained(amounts: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-    """The inverse of ``stain_amounts``: red, green and blue of the amounts, not clipped."""
-    return transmitted(amounts @ STAINS)
 
 
 def optical_density(light: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -14,46 +14,41 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from mil_jax.errors import InputError, as_array, check_whole, checked
+from mil_jax.datasets.records import UNKNOWN
+from mil_jax.errors import InputError, as_array, check_index, check_whole, checked
+from mil_jax.memory import is_finite
 from mil_jax.record import Values, record, static
 
-UNKNOWN = -1  # the instance label of an empty slot, and of an instance whose label nobody knows
 ABSENT = -1  # the label of a place for a bag where there is none
 
 
 @record
 class View:
-    """Which rows of a pool form which bag; the only part of `Bags` that may have a member axis.
-
-    Attributes:
-        rows: int32, slot to row of the pool; 0 in an empty slot.
-        mask: True where a slot holds an instance; the instances of a bag stand before its empty slots.
-        label: int32, the bag's class; -1 where there is no bag but a place for one: members have as many places as
-            one another, and not always as many bags to be judged on.
-        instance_label: int32; 1 positive, 0 negative, -1 unknown or empty.
-        widths: numbers of slots that bags are cut to, ascending (see `buckets`); they decide time alone.
-        partial: whether training must look for places without a bag; without, it takes every place for a bag.
-    """
+    """Which rows of a pool form which bag; the only part of `Bags` that may have a member axis."""
 
     rows: Int[Values, "*members B K"]
+    """int32, slot to row of the pool; 0 in an empty slot."""
     mask: Bool[Values, "*members B K"]
+    """True where a slot holds an instance; the instances of a bag stand before its empty slots."""
     label: Int[Values, "*members B"]
+    """int32, the bag's class; -1 where there is no bag but a place for one: members have as many places as one another,
+    and not always as many bags to be judged on."""
     instance_label: Int[Values, "*members B K"]
+    """int32; 1 positive, 0 negative, -1 unknown or empty."""
     widths: tuple[int, ...] = static(default=())
+    """Numbers of slots that bags are cut to, ascending (see `buckets`); they decide time alone."""
     partial: bool = static(default=False)
+    """Whether training must look for places without a bag; without, it takes every place for a bag."""
 
 
 @record
 class Bags:
-    """B bags of at most K instances each, as views of one pool.
-
-    Attributes:
-        pool: every instance once; images as uint8, features as floats.
-        view: which of them form which bag; with a leading axis S where each member has bags of its own.
-    """
+    """B bags of at most K instances each, as views of one pool."""
 
     pool: Shaped[Values, "N ..."]
+    """Every instance once; images as uint8, features as floats."""
     view: View
+    """Which of them form which bag; with a leading axis S where each member has bags of its own."""
 
     rows = property(lambda self: self.view.rows, doc="[*S, B, K] slot to row of the pool.")
     mask = property(lambda self: self.view.mask, doc="[*S, B, K] True where a slot holds an instance.")
@@ -91,17 +86,14 @@ class InstanceKind:
 
 @record
 class Scaler:
-    """What happens to features before the model sees them: (x - mean) * factor, of x or of x / |x|.
-
-    Attributes:
-        mean: of each feature.
-        factor: 1 / standard deviation; 1 where that is 0 in what it was fitted on.
-        unit: 1 where each instance is divided by its Euclidean length first, 0 where not; None for a program without.
-    """
+    """What happens to features before the model sees them: (x - mean) * factor, of x or of x / |x|."""
 
     mean: Float[Values, "*members F"]
+    """Of each feature."""
     factor: Float[Values, "*members F"]
+    """1 / standard deviation; 1 where that is 0 in what it was fitted on."""
     unit: Float[Values, "*members"] | None = None
+    """1 where each instance is divided by its Euclidean length first, 0 where not; None for a program without."""
 
 
 # ---- instances ----
@@ -141,7 +133,7 @@ def fit_scaler(bags: Bags) -> Scaler:
         raise InputError("pool", f"{bags.pool.dtype} {bags.pool.shape}", "expected features [N, F] of floats")
     rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
     members = zip(rows, mask, strict=True) if bags.by_member else [(rows, mask)]
-    counts = np.stack([np.bincount(row[held], minlength=len(bags.pool)) for row, held in members])
+    counts = np.stack([np.bincount(row[filled], minlength=len(bags.pool)) for row, filled in members])
     scaler = scaler_of([(np.asarray(bags.pool), counts)])
     return scaler if bags.by_member else Scaler(scaler.mean[0], scaler.factor[0])
 
@@ -174,26 +166,17 @@ def scaler_of(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Scaler:
 
 @checked
 def take(bags: Bags, index: Int[Values, " M"] | Sequence[int]) -> Bags:
-    """The bags at `index` [M], in that order; the pool stays whole and shared.
-
-    Raises:
-        InputError: an index that is no whole number from 0 to B - 1.
-    """
-    at, count = as_array("index", index, whole=True), len(bags.label)
+    """The bags at `index` [M], in that order; an index beyond 0 to B - 1 is an InputError. The pool stays shared."""
+    at = as_array("index", index, whole=True)
     if bags.by_member:
         raise InputError("bags", bags.rows.shape, "expected bags that all members share")
-    if at.size and not 0 <= at.min() <= at.max() < count:
-        raise InputError("index", int(at.max() if at.max() >= count else at.min()), f"expected 0 to {count - 1}")
+    check_index("index", at, len(bags.label))
     return Bags(bags.pool, jax.tree.map(lambda leaf: np.asarray(leaf)[at], bags.view))
 
 
 @checked
 def pad(bags: Bags, bag_size: int) -> Bags:
-    """The same bags with empty slots at the end, up to `bag_size` slots.
-
-    Raises:
-        InputError: `bag_size` is below the bags' present number of slots.
-    """
+    """The same bags with empty slots up to `bag_size` slots; an InputError if they have more already."""
     check_whole("bag_size", bag_size, bags.slots)
     widths = [(0, 0)] * (bags.rows.ndim - 1) + [(0, bag_size - bags.slots)]
     view = dataclasses.replace(
@@ -207,11 +190,7 @@ def pad(bags: Bags, bag_size: int) -> Bags:
 
 @checked
 def stack_bags(draws: Sequence[Bags]) -> Bags:
-    """Bags that differ by member: S draws from one pool become `Bags` whose view has a leading axis S.
-
-    Raises:
-        InputError: no draws, draws from different pools or of different shapes.
-    """
+    """Bags that differ by member: draws of one pool and shape become `Bags` with an axis S; else an InputError."""
     if not draws or not all(isinstance(draw, Bags) for draw in draws):
         raise InputError("draws", str(draws)[:80], "expected the bags of at least one member")
     if len({draw.rows.shape for draw in draws}) != 1:
@@ -220,8 +199,7 @@ def stack_bags(draws: Sequence[Bags]) -> Bags:
     pool = draws[0].pool
     if any(draw.pool is not pool and not np.array_equal(draw.pool, pool) for draw in draws):
         raise InputError("draws", f"{len(draws)} draws", "expected draws from one pool")
-    stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731
-    return Bags(pool, jax.tree.map(stack, *(draw.view for draw in draws)))
+    return Bags(pool, jax.tree.map(lambda *leaves: np.stack(leaves), *(draw.view for draw in draws)))
 
 
 def of_member(bags: Bags, member: int) -> Bags:
@@ -231,31 +209,19 @@ def of_member(bags: Bags, member: int) -> Bags:
     return Bags(bags.pool, jax.tree.map(lambda leaf: leaf[member], bags.view))
 
 
-def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
-    """Whether all values [N, ...] are finite; looks at some rows at a time, so that it needs no memory to speak of."""
-    return all(bool(np.isfinite(values[start : start + chunk]).all()) for start in range(0, len(values), chunk))
-
-
 def mark_absent(bags: Bags) -> Bags:
     """The same bags, which say whether there are places without a bag."""
     return Bags(bags.pool, dataclasses.replace(bags.view, partial=bool((np.asarray(bags.label) < 0).any())))
 
 
 def check_bags(argument: str, bags: Bags) -> None:
-    """Refuses bags that would give a wrong result in silence: rows that the pool has not, values that are no numbers.
-
-    Raises:
-        InputError: names the first thing that is wrong.
-    """
+    """Refuses, by an InputError, what would go wrong in silence, as rows that the pool has not or values not finite."""
     rows, mask = np.asarray(bags.rows), np.asarray(bags.mask)
     if (mask[..., 1:] & ~mask[..., :-1]).any():
-        raise InputError(
-            f"{argument}.mask", "an instance behind an empty slot", "expected the instances of a bag first"
-        )
-    held = rows[mask]
-    if held.size and not 0 <= held.min() <= held.max() < len(bags.pool):
-        wrong = int(held.max() if held.max() >= len(bags.pool) else held.min())
-        raise InputError(f"{argument}.rows", wrong, f"expected rows of the pool, 0 to {len(bags.pool) - 1}")
+        got = "an instance behind an empty slot"
+        raise InputError(f"{argument}.mask", got, "expected the instances of a bag first")
+    expected = f"expected rows of the pool, 0 to {len(bags.pool) - 1}"
+    check_index(f"{argument}.rows", rows[mask], len(bags.pool), expected)
     if not bags.kind.pixels and not is_finite(np.asarray(bags.pool)):
         raise InputError(f"{argument}.pool", "NaN or infinite", "expected finite values")
     if not np.size(bags.label):

@@ -30,15 +30,10 @@ def sizes_of(bags: Bags) -> Int[np.ndarray, "*members B"]:
 
 
 def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float = 0.25, most: int = 8) -> tuple[int, ...]:
-    """The fewest widths, ascending, to which bags can be cut so that few slots are empty.
+    """The fewest widths, ascending, up to `most`, to which bags can be cut so that at most `empty` of the slots is.
 
     A bag is cut to the least width that holds it; compilation happens once for each. Widths are sizes of bags, and
     those that leave the fewest slots empty of all sets of as many.
-
-    Args:
-        sizes: of all bags.
-        empty: share of empty slots that is good enough.
-        most: widths at most; for them, what is left empty is accepted.
     """
     values, counts = np.unique(np.maximum(sizes, 1), return_counts=True)
     total, cumulated = int(values @ counts), np.concatenate([[0], np.cumsum(counts)])
@@ -69,11 +64,7 @@ def empty_share(sizes: Int[np.ndarray, "..."], widths: tuple[int, ...]) -> float
 
 @checked
 def with_widths(bags: Bags, widths: tuple[int, ...]) -> Bags:
-    """The same bags, to be cut to those of the widths that cut anything, or not to be cut.
-
-    Raises:
-        InputError: widths that are not whole numbers from 1, ascending.
-    """
+    """The same bags, to be cut to those widths that cut anything; an InputError unless they are whole and ascend."""
     if list(widths) != sorted(set(widths)) or not all(isinstance(w, int | np.integer) and w > 0 for w in widths):
         raise InputError("widths", widths, "expected whole numbers from 1, ascending")
     below = tuple(int(width) for width in widths if width < bags.slots)
@@ -104,12 +95,7 @@ def at_width(function: Callable[..., Any], view: View, *args: Any) -> Any:
 def map_bags(function: Callable[[View], Any], bags: Bags) -> Any:
     """`function` of the view of each bag, some bags at a time, those of like sizes together and cut to their largest.
 
-    Args:
-        function: of a view without its axis B; its results must not depend on the number of slots in shape.
-        bags: B bags.
-
-    Returns:
-        The results, with a leading axis B.
+    Its results, which come back with an axis B, must not depend on the number of slots in shape.
     """
     view, count = bags.view, bags.view.label.shape[0]
     chunk = max(1, min(EVALUATION_BAGS, EVALUATION_SLOTS // bags.slots))

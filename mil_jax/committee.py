@@ -65,6 +65,12 @@ def disagreement(
     return _disagreement(jnp.asarray(predicted.probability), bags.label, jnp.asarray(chosen))
 
 
+def mutual_information(probability: Float[np.ndarray | Array, "S B C"]) -> Float[np.ndarray, " B"]:
+    """The `information` of `Disagreement`, in nats: what a bag's label would tell about the members."""
+    values = jnp.asarray(probability)
+    return np.asarray(jnp.maximum(_entropy(values.mean(axis=0)) - _entropy(values).mean(axis=0), 0))
+
+
 @jax.jit
 def _disagreement(probability: Float[Array, "S B C"], label: Array, members: Array) -> Disagreement:
     mean_of = partial(jnp.mean, axis=0)

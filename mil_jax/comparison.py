@@ -23,21 +23,18 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """What the seeds scored at one setting.
-
-    Attributes:
-        name: as tables say it.
-        factors: the columns that tell it from other points.
-        scores: each measure's values [S]; NaN where a seed does not define it.
-        against: the name of the point that it is compared with; empty for none.
-        differences: each measure's paired differences [S] to that.
-    """
+    """What the seeds scored at one setting."""
 
     name: str
+    """As tables say it."""
     factors: Mapping[str, object]
+    """The columns that tell it from other points."""
     scores: Mapping[str, np.ndarray]
+    """Each measure's values [S]; NaN where a seed does not define it."""
     against: str = ""
+    """The name of the point that it is compared with; empty for none."""
     differences: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Each measure's paired differences [S] to that."""
 
     def rows(self) -> list[Row]:
         """A row for each seed."""
@@ -64,13 +61,7 @@ def by_point(scores: Mapping[str, np.ndarray], points: int) -> list[dict[str, np
 
 
 def tabulate(points: Sequence[Point], measures: Sequence[str], seed: int = 0) -> list[Row]:
-    """A row for each measure and point: mean, standard deviation, 95 % interval, and the difference with its interval.
-
-    Args:
-        points: the points.
-        measures: what to tabulate.
-        seed: draws the resamples of the intervals.
-    """
+    """A row for each measure and point: mean, standard deviation, 95 % interval, and the difference with its own."""
     pairs = [(measure, point) for measure in measures for point in points]
     nothing = np.array([np.nan])
     columns = [point.scores[measure] for measure, point in pairs]

@@ -68,7 +68,9 @@ def ensemble_of(pooled: Float[np.ndarray, "R M B C"]) -> Float[np.ndarray, "R B 
     return np.where(known, pooled, 0).sum(axis=1) / np.where(count > 0, count, np.nan)
 
 
-def thresholds(val: Float[np.ndarray, "FM V C"], label: Int[np.ndarray, "FM V"], members: int) -> Float[np.ndarray, " F"]:
+def thresholds(
+    val: Float[np.ndarray, "FM V C"], label: Int[np.ndarray, "FM V"], members: int
+) -> Float[np.ndarray, " F"]:
     """For each fit the threshold of its ensemble that classifies most of its validation bags right; of two classes."""
     by_fit = np.asarray(val)[..., 1].reshape(-1, members, val.shape[1])
     known = np.isfinite(by_fit).all(axis=2, keepdims=True)
@@ -81,7 +83,10 @@ def mean_features(bags: Bags) -> Float[np.ndarray, "B F"]:
     rows, mask, pool = np.asarray(bags.rows), np.asarray(bags.mask), np.asarray(bags.pool)
     scale = 255 if bags.kind.pixels else 1
     return np.stack(
-        [pool[row[held]].reshape(held.sum(), -1).mean(axis=0, dtype=np.float64) / scale for row, held in zip(rows, mask, strict=True)]
+        [
+            pool[row[held]].reshape(held.sum(), -1).mean(axis=0, dtype=np.float64) / scale
+            for row, held in zip(rows, mask, strict=True)
+        ]
     )
 
 

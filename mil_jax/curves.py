@@ -13,16 +13,10 @@ from mil_jax.errors import InputError, as_array, checked
 def roc_curve(
     score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Compute the points (false positive rate, true positive rate) of the ROC curve, on the host.
+    """The points (false positive rate, true positive rate) of the ROC curve of positive bags (label 1) against others.
 
-    One point per distinct score, from high to low, after the point (0, 0); the last is (1, 1).
-
-    Args:
-        score: higher for bags that are more likely positive ``[B]``.
-        label: 1 for positive bags, 0 for negative ones ``[B]``.
-
-    Raises:
-        InputError: if the labels are not of both classes.
+    One point per distinct score, from high to low, after the point (0, 0); the last is (1, 1). Labels of one class
+    alone are an InputError.
     """
     true_positives, false_positives = _counts_down_the_scores(score, label)
     if true_positives[-1] == 0 or false_positives[-1] == 0:
@@ -34,17 +28,10 @@ def roc_curve(
 def precision_recall_curve(
     score: Float[np.ndarray | Array, " B"], label: Int[np.ndarray | Array, " B"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Compute the points (recall, precision) of the precision-recall curve, on the host.
+    """The points (recall, precision) of the precision-recall curve of positive bags (label 1) against others.
 
-    One point per distinct score, from high to low, so that recall rises to 1, after the point (0,
-    1).
-
-    Args:
-        score: higher for bags that are more likely positive ``[B]``.
-        label: 1 for positive bags, 0 for negative ones ``[B]``.
-
-    Raises:
-        InputError: if no bag is positive.
+    One point per distinct score, from high to low, so that recall rises to 1, after the point (0, 1). Labels without
+    a positive one are an InputError.
     """
     true_positives, false_positives = _counts_down_the_scores(score, label)
     if true_positives[-1] == 0:

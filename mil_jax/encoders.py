@@ -20,14 +20,12 @@ class MLPEncoder(nn.Module):
 
     The Keras example's encoder is `MLPEncoder((128, 64))`; that of the MI-Nets for feature vectors (Wang et al. 2018,
     "Revisiting multiple instance neural networks") is `MLPEncoder((256, 128, 64))`.
-
-    Attributes:
-        features: width of each layer; the last one is D.
-        dropout: share of the units of each layer that a training step drops.
     """
 
     features: tuple[int, ...] = (128, 64)
+    """Width of each layer; the last one is D."""
     dropout: float = 0.0
+    """Share of the units of each layer that a training step drops."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K ..."]) -> Float[Array, "K D"]:
@@ -45,16 +43,14 @@ class ConvEncoder(nn.Module):
 
     `LENET` is the paper's network for 28x28 images, `COLON` that for 27x27x3 patches of colon histology (Ilse et al.
     2018, in the supplement; here without the attention).
-
-    Attributes:
-        filters: (number of filters, side of the kernel in pixels) of each convolution.
-        features: width of each dense layer; the last one is D.
-        dropout: share of the units of each dense layer that a training step drops.
     """
 
     filters: tuple[tuple[int, int], ...]
+    """(number of filters, side of the kernel in pixels) of each convolution."""
     features: tuple[int, ...]
+    """Width of each dense layer; the last one is D."""
     dropout: float = 0.0
+    """Share of the units of each dense layer that a training step drops."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K H W *channels"]) -> Float[Array, "K D"]:

@@ -38,63 +38,42 @@ class RunError(Exception):
 LARGEST = 2**31 - 1  # of the whole numbers that arrays are indexed and labelled with
 
 
-def check_whole(argument: str, value: object, least: int, most: int = LARGEST) -> None:
-    """Refuses what is not a whole number from `least` to `most`.
-
-    Raises:
-        InputError: as said.
-    """
+def check_whole(argument: str, value: Any, least: int, most: int = LARGEST) -> None:
+    """Refuses, by an InputError, what is not a whole number from `least` to `most`."""
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:  # type: ignore[operator]
-        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"  # type: ignore[operator]
+    if not is_whole or not least <= value <= most:
+        to = "" if most == LARGEST and not (is_whole and value > most) else f" to {most}"
         raise InputError(argument, value, f"expected a whole number from {least}{to}")
 
 
 def check_number(
-    argument: str, value: object, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
+    argument: str, value: Any, low: int | float, high: int | float = math.inf, *, ends: str = "[)"
 ) -> None:
-    """Refuses what is not a number between `low` and `high`; NaN is none.
-
-    Args:
-        argument: its name.
-        value: what came.
-        low: the lower end.
-        high: the upper end.
-        ends: whether they belong to the interval, as in "[)".
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, what is not a number between `low` and `high`; `ends` says which of them belongs."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    above = is_number and (value > low or (ends[0] == "[" and value == low))  # type: ignore[operator]
-    below = is_number and (value < high or (ends[1] == "]" and value == high))  # type: ignore[operator]
+    above = is_number and (value > low or (ends[0] == "[" and value == low))
+    below = is_number and (value < high or (ends[1] == "]" and value == high))
     if not (above and below):
         floor = f"{'at least' if ends[0] == '[' else 'more than'} {low:g}"
         ceiling = f" and {'at most' if ends[1] == ']' else 'less than'} {high:g}" if high < math.inf else ", and finite"
         raise InputError(argument, value, f"expected a number, {floor}{ceiling}")
 
 
-def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
-    """Refuses what is none of the choices.
+def check_index(argument: str, index: np.ndarray, count: int, expected: str = "", *, least: int = 0) -> None:
+    """Refuses, by an InputError, whole numbers of which one is not `least` to `count` - 1."""
+    outside = index[(index < least) | (index >= count)]
+    if outside.size:
+        raise InputError(argument, int(outside.flat[0]), expected or f"expected {least} to {count - 1}")
 
-    Raises:
-        InputError: as said.
-    """
+
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Refuses, by an InputError, what is none of the choices."""
     if not any(value is choice or (isinstance(value, type(choice)) and value == choice) for choice in choices):
         raise InputError(argument, value, f"expected {' or '.join(map(repr, choices))}")
 
 
 def as_array(argument: str, values: object, *, whole: bool = False) -> np.ndarray:
-    """A list or an array of numbers, of one axis, as NumPy.
-
-    Args:
-        argument: its name.
-        values: what came.
-        whole: whether the numbers must be whole; booleans are 0 and 1.
-
-    Raises:
-        InputError: what is no such list.
-    """
+    """A list or an array of (whole) numbers, booleans as 0 and 1, as NumPy [N]; an InputError for what is none."""
     expected = f"expected a list of {'whole ' if whole else ''}numbers"
     try:
         array = np.asarray(values)
@@ -128,11 +107,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_fields(record: Any) -> None:
-    """Refuses fields of a record that are of another type than their annotations say.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, fields of a record that are of another type than their annotations say."""
     for name, hint in typing.get_type_hints(type(record)).items():
         value = getattr(record, name)
         if not _fits(value, hint):

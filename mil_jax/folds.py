@@ -166,5 +166,7 @@ def check_uncut(folds: Folds, groups: Sequence[str]) -> None:
             for bag in part[part >= 0]:
                 first = place.setdefault(groups[bag], name)
                 if first != name:
-                    expected = f"expected all its bags in one part of split {fit}, got some in {first} and some in {name}"
+                    expected = (
+                        f"expected all its bags in one part of split {fit}, got some in {first} and some in {name}"
+                    )
                     raise InputError("group", groups[bag], expected)

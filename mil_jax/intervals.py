@@ -20,20 +20,10 @@ def bootstrap_interval(
     resamples: int = 1000,
     where: Bool[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Compute the percentile bootstrap interval (low, high) of the mean (Efron 1979).
+    """Compute the percentile bootstrap interval (low, high) of the mean of the values of `where` (Efron 1979).
 
-    NaN without a value. The same key gives the same interval for a masked call and for the subset.
-    Holds B x resamples numbers.
-
-    Args:
-        values: one value per bag or per member ``[B]``.
-        key: draws the resamples.
-        level: probability that the interval is to cover, between 0 and 1.
-        resamples: number of resamples.
-        where: the values to count ``[B]``; all if left out.
-
-    Raises:
-        InputError: for a level that is not between 0 and 1, or fewer than one resample.
+    NaN without a value. The same key gives the same interval for a masked call and for the subset. Holds
+    B x resamples numbers. A level that is not between 0 and 1, or no resample, is an InputError.
     """
     check_number("level", level, 0, 1, ends="()")
     check_whole("resamples", resamples, 1)
@@ -61,23 +51,13 @@ def mean_intervals(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> tuple[Float[Array, " R"], Float[Array, " R"], Float[Array, " R"]]:
-    """Compute mean and bootstrap interval of several statistics, one after the other: (mean, low, high).
+    """The mean of each statistic over the values of `where`, and its `bootstrap_interval`: (mean, low, high), each [R].
 
     NaN without a value. All use the same resamples, so that equal values get equal intervals.
-
-    Args:
-        values: R statistics of B bags or members ``[R, B]``.
-        where: the values to count ``[R, B]``; what the others hold does not matter.
-        key: draws the resamples.
-        level: as `bootstrap_interval`.
-        resamples: as `bootstrap_interval`.
-
-    Raises:
-        InputError: as `bootstrap_interval`.
     """
 
     def one(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        held, counted = row
-        return mean_where(held, counted), *bootstrap_interval(held, key, level, resamples, counted)
+        of_row, counted = row
+        return mean_where(of_row, counted), *bootstrap_interval(of_row, key, level, resamples, counted)
 
     return jax.lax.map(one, (values, where))

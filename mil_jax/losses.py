@@ -15,16 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mil_jax.errors import InputError, check_whole
+from mil_jax.errors import InputError, check_index, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """A bag is of one of C classes.
-
-    Raises:
-        InputError: fewer than two classes.
-    """
+    """A bag is of one of C classes; fewer than two are an InputError."""
 
     count: int = 2
     """C."""
@@ -45,31 +41,18 @@ class Classes:
         return jnp.argmax(logits, axis=-1) == label
 
     def weights(self, label: Int[np.ndarray | Array, " B"]) -> Float[Array, " C"]:
-        """The weight of each class, B / (C * count of the class): rare classes count as much as frequent ones.
-
-        Raises:
-            InputError: a class that no bag has.
-        """
+        """The weight of each class, B / (C * count of the class); a class that no bag has is an InputError."""
         count = np.bincount(np.asarray(label), minlength=self.count)
         if (count == 0).any():
             missing = np.flatnonzero(count == 0).tolist()
-            raise InputError(
-                "label",
-                f"no bag of class {missing[0]} among {len(label)}",
-                "expected bags of every class (draw more bags), or class weights switched off",
-            )
+            expected = "expected bags of every class (draw more bags), or class weights switched off"
+            raise InputError("label", f"no bag of class {missing[0]} among {len(label)}", expected)
         return jnp.asarray(len(label) / (self.count * count), jnp.float32)
 
     def check(self, label: Int[np.ndarray | Array, "..."], least: int = 0) -> None:
-        """Refuses labels that are no class.
-
-        Raises:
-            InputError: a label that is not `least` to C - 1; `least` is -1 where there may be no bag.
-        """
-        labels = np.asarray(label)
-        wrong = labels[(labels < least) | (labels >= self.count)]
-        if wrong.size:
-            raise InputError("label", int(wrong[0]), f"expected 0 to {self.count - 1}, or a model of more classes")
+        """Refuses, by an InputError, labels that are not `least` to C - 1; `least` is -1 where there may be no bag."""
+        expected = f"expected 0 to {self.count - 1}, or a model of more classes"
+        check_index("label", np.asarray(label), self.count, expected, least=least)
 
 
 def l2_penalty(params: Any) -> Float[Array, ""]:

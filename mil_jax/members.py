@@ -16,17 +16,14 @@ from mil_jax.record import record, static
 
 @record
 class Members:
-    """S trained members of a model: all that predicting needs.
-
-    Attributes:
-        params: parameters, with a leading axis S.
-        scaler: how the features that they see are standardised, with a leading axis S; None for as they are.
-        kind: the kind of instances that they were trained on.
-    """
+    """S trained members of a model: all that predicting needs."""
 
     params: Any
+    """Parameters, with a leading axis S."""
     scaler: Scaler | None
+    """How the features that they see are standardised, with a leading axis S; None for as they are."""
     kind: InstanceKind = static()
+    """The kind of instances that they were trained on."""
 
     @property
     def count(self) -> int:
@@ -35,21 +32,13 @@ class Members:
 
 
 def check_full(model: MIL, bags: Bags) -> None:
-    """Refuses bags that a concatenating head cannot take.
-
-    Raises:
-        InputError: empty slots.
-    """
+    """Refuses, by an InputError, bags with empty slots that a concatenating head cannot take."""
     if joins(model) and not np.asarray(bags.mask).all():
         raise InputError("mask", "bags with empty slots", "expected full bags of one size, or the head 'sum'")
 
 
 def check_members(model: MIL, members: Members, bags: Bags) -> None:
-    """Refuses members that are not this model's, or that were trained on other instances than the bags'.
-
-    Raises:
-        InputError: as said, or bags that a concatenating head cannot take.
-    """
+    """Refuses, by an InputError, members of another model, trained on other instances, or that cannot take the bags."""
     if members.kind != bags.kind:
         raise InputError("bags", str(bags.kind), f"expected {members.kind}, which the members were trained on")
     if bags.by_member and bags.rows.shape[0] != members.count:

@@ -20,3 +20,8 @@ def aligned(values: np.ndarray) -> np.ndarray:
     copy = aligned_empty(values.shape, values.dtype)
     copy[...] = values
     return copy
+
+
+def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
+    """Whether all values [N, ...] are finite; looks at some rows at a time, so that it needs no memory to speak of."""
+    return all(bool(np.isfinite(values[start : start + chunk]).all()) for start in range(0, len(values), chunk))

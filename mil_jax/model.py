@@ -46,11 +46,7 @@ ATTENTION: tuple[Pooling, ...] = ("gated_attention", "attention")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The choices that make a model; as plain values, so that a run folder can hold them.
-
-    Raises:
-        InputError: a width below 1, or choices that are unknown or do not go together.
-    """
+    """The choices that make a model; as plain values, so that a run folder can hold them."""
 
     encoder: Encoder = "mlp"
     """A multilayer perceptron, or convolutions for 28x28 images (LeNet) or 27x27x3 patches before it."""
@@ -92,56 +88,47 @@ class ModelConfig:
 
 @record
 class MILOutput:
-    """What the model says of one bag.
-
-    Attributes:
-        logits: before the softmax.
-        attention: each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere.
-        embedding: of the bag, [D]; of poolings of instances, log odds [C - 1].
-        scores: what the classifier says of each instance alone: the log odds of not being of class 0 (for several
-            classes, of the likeliest other one).
-    """
+    """What the model says of one bag."""
 
     logits: Float[Array, " C"]
+    """Before the softmax."""
     attention: Float[Array, " K"]
+    """Each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere."""
     embedding: Float[Array, " D"]
+    """Of the bag, [D]; of poolings of instances, log odds [C - 1]."""
     scores: Float[Array, " K"]
+    """What the classifier says of each instance alone: the log odds of not being of class 0 (for several classes, of
+    the likeliest other one)."""
 
 
 @record
 class Prediction:
-    """What a model says of B bags; with a leading axis S, what its members say.
-
-    Attributes:
-        probability: of each class.
-        attention: weight of each instance.
-        scores: what the classifier says of each instance alone, in log odds; 0 in an empty slot.
-    """
+    """What a model says of B bags; with a leading axis S, what its members say."""
 
     probability: Float[Values, "*members B C"]
+    """Of each class."""
     attention: Float[Values, "*members B K"]
+    """Weight of each instance."""
     scores: Float[Values, "*members B K"] | None = None
+    """What the classifier says of each instance alone, in log odds; 0 in an empty slot."""
 
 
 # ---- the network ----
 
 
 class MIL(nn.Module):
-    """encoder → pooling → linear classifier; or, where instances are pooled, encoder → classifier → pooling.
-
-    Attributes:
-        encoder: instances [K, ...] to embeddings [K, D].
-        pooling: embeddings [K, D], or log odds [K, C - 1], and mask [K] to `Pooled`.
-        target: what a bag is labelled with; C is its number of classes.
-        sigmoid: the classifier has no logit for class 0: it stands for log odds against it.
-        augment: what a training step does to a bag's instances [K, ...] first, given a key; a function of a module.
-    """
+    """encoder → pooling → linear classifier; or, where instances are pooled, encoder → classifier → pooling."""
 
     encoder: nn.Module
+    """Instances [K, ...] to embeddings [K, D]."""
     pooling: nn.Module
+    """Embeddings [K, D], or log odds [K, C - 1], and mask [K] to `Pooled`."""
     target: Classes = Classes()
+    """What a bag is labelled with; C is its number of classes."""
     sigmoid: bool = False
+    """The classifier has no logit for class 0: it stands for log odds against it."""
     augment: Augment | None = None
+    """What a training step does to a bag's instances [K, ...] first, given a key; a function of a module."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K ..."], mask: Bool[Array, " K"]) -> MILOutput:
@@ -180,11 +167,7 @@ def alone(model: MIL, embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled
 
 @checked
 def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augment: Augment | None = None) -> MIL:
-    """The model that `config` describes, for a target; its defaults are the Keras example's model.
-
-    Raises:
-        InputError: an output that the target cannot have.
-    """
+    """The model that `config` describes (the Keras example's), for a target; an InputError where they do not fit."""
     if config.output == "sigmoid" and target.count != 2:
         raise InputError("output", config.output, f"expected 'softmax' for {target.count} classes")
     encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout)
@@ -197,7 +180,8 @@ def build_pooling(config: ModelConfig) -> nn.Module:
         gated, concat = config.pooling == "gated_attention", config.head == "concat"
         return AttentionPooling(config.attention_units, gated, concat, config.chunk)
     level, kind = config.pooling.split("_", 1)
-    return (EmbeddingPooling if level == "embedding" else InstancePooling)(kind)  # type: ignore[arg-type]
+    pooling: Any = EmbeddingPooling if level == "embedding" else InstancePooling
+    return pooling(kind)
 
 
 # ---- parameters ----
@@ -211,13 +195,13 @@ def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: 
 
 def apply(model: MIL, params: Params, instances: Array, mask: Values, key: Key[Array, ""] | None = None) -> MILOutput:
     """The model's output for one bag, given its parameters; with augmentation and dropout where there is a key."""
-    if key is None:
-        return model.apply({"params": params}, instances, mask)  # type: ignore[return-value]
-    key_augment, key_dropout = jax.random.split(key)
-    if model.augment is not None:
-        instances = model.augment(key_augment, instances)
-    rngs = {"dropout": key_dropout} if drops(model) else None
-    return model.apply({"params": params}, instances, mask, rngs=rngs)  # type: ignore[return-value]
+    rngs = None
+    if key is not None:
+        key_augment, key_dropout = jax.random.split(key)
+        instances = instances if model.augment is None else model.augment(key_augment, instances)
+        rngs = {"dropout": key_dropout} if drops(model) else None
+    output: Any = model.apply({"params": params}, instances, mask, rngs=rngs)
+    return output
 
 
 def drops(model: MIL) -> bool:
@@ -236,18 +220,13 @@ def count_params(params: Params) -> int:
 
 
 def param_shapes(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> Params:
-    """The shapes of the parameters of one member.
-
-    Raises:
-        InputError: instances that the encoder cannot take.
-    """
+    """The shapes of the parameters of one member; instances that the encoder cannot take are an InputError."""
     try:
         return jax.eval_shape(lambda key: init_params(model, key, bag_size, instance_shape), jax.random.key(0))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            "instances", list(instance_shape), f"expected instances that the encoder can take ({reason:.150})"
-        ) from None
+        expected = f"expected instances that the encoder can take ({reason:.150})"
+        raise InputError("instances", list(instance_shape), expected) from None
 
 
 @checked

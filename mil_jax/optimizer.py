@@ -20,11 +20,7 @@ from mil_jax.record import record
 
 @dataclasses.dataclass(frozen=True)
 class HyperConfig:
-    """The numbers that a member trains with; the defaults are the Keras example's.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """The numbers that a member trains with; the defaults are the Keras example's."""
 
     learning_rate: float = 1e-3
     """Of Adam."""
@@ -46,22 +42,19 @@ class HyperConfig:
 
 @record
 class Hyper:
-    """Hyperparameters as arrays: changing them recompiles nothing; each is shared or has a leading axis S.
-
-    Attributes:
-        learning_rate: of Adam.
-        l2: factor of the sum of squares of the pooling's parameters; None for a program without it.
-        class_weight: factor of the training loss of each class.
-        weight_decay: factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as
-            in PyTorch's Adam and the paper); None for a program without it.
-        scaler: how the features that a member sees are standardised; None for as they are.
-    """
+    """Hyperparameters as arrays: changing them recompiles nothing; each is shared or has a leading axis S."""
 
     learning_rate: Float[Values, "..."]
+    """Of Adam."""
     l2: Float[Values, "..."] | None
+    """Factor of the sum of squares of the pooling's parameters; None for a program without it."""
     class_weight: Float[Values, "... C"]
+    """Factor of the training loss of each class."""
     weight_decay: Float[Values, "..."] | None = None
+    """Factor of every parameter, added to its gradient (half the factor of an L2 penalty on all, as in PyTorch's Adam
+    and the paper); None for a program without it."""
     scaler: Scaler | None = None
+    """How the features that a member sees are standardised; None for as they are."""
 
 
 @checked
@@ -88,18 +81,14 @@ def make_hyper(train: Bags, config: HyperConfig = HyperConfig(), target: Classes
 
 
 def by_member(hyper: Hyper, members: int) -> Hyper:
-    """The same with a leading axis S on every array: what is shared is repeated.
-
-    Raises:
-        InputError: arrays for another number of members.
-    """
+    """The same with a leading axis S on every array, what is shared repeated; an InputError for another S."""
 
     def spread(path: Any, leaf: Any) -> np.ndarray:
         shape = np.shape(leaf)
-        own = shape[len(shape) - (path[-1].name in ("class_weight", "mean", "factor")) :]
-        if shape not in (own, (members, *own)):
-            raise InputError(path[0].name, shape, f"expected {own}, or {(members, *own)} for {members} members")
-        return np.broadcast_to(leaf, (members, *own))
+        shared = shape[len(shape) - (path[-1].name in ("class_weight", "mean", "factor")) :]
+        if shape not in (shared, (members, *shared)):
+            raise InputError(path[0].name, shape, f"expected {shared}, or {(members, *shared)} for {members} members")
+        return np.broadcast_to(leaf, (members, *shared))
 
     return jax.tree_util.tree_map_with_path(spread, hyper)
 

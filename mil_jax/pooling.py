@@ -22,15 +22,12 @@ from mil_jax.record import record
 
 @record
 class Pooled:
-    """What pooling makes of one bag.
-
-    Attributes:
-        embedding: of the bag, [D] (or [K * D] where the instances are concatenated).
-        attention: each instance's part in it: sums to 1 over the mask, 0 elsewhere.
-    """
+    """What pooling makes of one bag."""
 
     embedding: Float[Array, " D"]
+    """Of the bag, [D] (or [K * D] where the instances are concatenated)."""
     attention: Float[Array, " K"]
+    """Each instance's part in it: sums to 1 over the mask, 0 elsewhere."""
 
 
 def masked_softmax(scores: Float[Array, "K ..."], mask: Bool[Array, "K ..."]) -> Float[Array, "K ..."]:
@@ -45,19 +42,17 @@ class AttentionPooling(nn.Module):
     over the bag. V, U [D, A] and w [A] have no biases. The bag's embedding is the sum of the weighted
     embeddings, for bags of any size, or their concatenation, which depends on the order of the instances
     and on their number, as in the Keras example.
-
-    Attributes:
-        units: A, the attention width.
-        gated: whether sigmoid(U h) gates the tanh.
-        concat: concatenate the weighted embeddings instead of summing them.
-        chunk: instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the
-            backward pass computes them again. All at once where not given.
     """
 
     units: int = 256
+    """A, the attention width."""
     gated: bool = True
+    """Whether sigmoid(U h) gates the tanh."""
     concat: bool = False
+    """Concatenate the weighted embeddings instead of summing them."""
     chunk: int | None = None
+    """Instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the backward pass
+    computes them again. All at once where not given."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
@@ -97,17 +92,11 @@ def attention_scores(
 def pool_in_chunks(
     scores_of: Callable[[Array], Array], embeddings: Float[Array, "K D"], mask: Bool[Array, " K"], chunk: int
 ) -> Pooled:
-    """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards.
+    """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards; 0 without an instance.
 
     An online softmax (Milakov and Gimelshein 2018): the largest score so far, the sum of exponentials and the weighted
     sum are carried along and rescaled where a larger score comes. What lies between embeddings and scores is computed
     again on the way back (`jax.checkpoint`), so that memory does not grow with it.
-
-    Args:
-        scores_of: embeddings [k, D] to scores [k].
-        embeddings: [K, D].
-        mask: [K]; a bag with no instance gives zeros.
-        chunk: instances at a time, at least 1.
     """
     count, width = embeddings.shape
     extra = -count % chunk
@@ -117,8 +106,8 @@ def pool_in_chunks(
 
     @jax.checkpoint
     def add(carry: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[Any, Array]:
-        (top, total, weighted), (h, held) = carry, part
-        scores = jnp.where(held, scores_of(h), -jnp.inf)
+        (top, total, weighted), (h, filled) = carry, part
+        scores = jnp.where(filled, scores_of(h), -jnp.inf)
         # The result does not depend on the shift, so neither does its gradient.
         higher = lax.stop_gradient(jnp.maximum(top, scores.max()))
         shrink, weight = jnp.exp(top - higher), jnp.exp(scores - higher)
@@ -137,26 +126,24 @@ class EmbeddingPooling(nn.Module):
     The embedding-level approach of the MI-Nets (Wang et al. 2018). Log-sum-exp is log((1/n) Σ exp h): between the
     mean and the maximum. An instance's attention is its part in the bag's embedding, the mean over the D coordinates
     of: 1/n; the share of the maximum, which instances that reach it divide; its share of the sum of exponentials.
-
-    Attributes:
-        kind: which of them.
     """
 
     kind: Literal["mean", "max", "lse"]
+    """Which of them."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Joins the embeddings [K, D] of the instances in `mask` [K]."""
-        held, count = mask[:, None], jnp.maximum(mask.sum(), 1)
+        filled, count = mask[:, None], jnp.maximum(mask.sum(), 1)
         if self.kind == "mean":
-            return Pooled(jnp.sum(embeddings, axis=0, where=held) / count, mask / count)
+            return Pooled(jnp.sum(embeddings, axis=0, where=filled) / count, mask / count)
         if self.kind == "lse":
             # Where there is no instance, neither the value nor the gradient may be infinite.
-            some = jnp.where(held | ~mask.any(), embeddings, -jnp.inf)
+            some = jnp.where(filled | ~mask.any(), embeddings, -jnp.inf)
             joined = jax.nn.logsumexp(some, axis=0) - jnp.log(count)
-            return Pooled(jnp.where(mask.any(), joined, 0), masked_softmax(embeddings, held).mean(axis=1))
-        joined = jnp.max(embeddings, axis=0, where=held, initial=-jnp.inf)
-        reached = held & (embeddings == joined)
+            return Pooled(jnp.where(mask.any(), joined, 0), masked_softmax(embeddings, filled).mean(axis=1))
+        joined = jnp.max(embeddings, axis=0, where=filled, initial=-jnp.inf)
+        reached = filled & (embeddings == joined)
         share = reached / jnp.maximum(reached.sum(axis=0), 1)
         return Pooled(jnp.where(mask.any(), joined, 0), share.mean(axis=1))
 
@@ -168,26 +155,24 @@ class InstancePooling(nn.Module):
     every instance, and a bag's probability of a class is the mean of those of its instances, the largest, or
     1 - Π (1 - p_k). All in log odds, which keeps them finite. An instance's attention is its share of the sum of
     the probabilities of not being of class 0 (for several classes, of the most probable one besides).
-
-    Attributes:
-        kind: which of them.
     """
 
     kind: Literal["mean", "max", "noisy_or"]
+    """Which of them."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
         """Joins log odds [K, C - 1] of the instances in `mask` [K], of each class against class 0."""
-        held, some = mask[:, None], mask.any()
-        odds = jnp.where(held | ~some, embeddings, -jnp.inf if self.kind == "max" else 0)
+        filled, some = mask[:, None], mask.any()
+        odds = jnp.where(filled | ~some, embeddings, -jnp.inf if self.kind == "max" else 0)
         if self.kind == "max":
             joined = odds.max(axis=0)
         elif self.kind == "mean":
-            log_sum = lambda x: jax.nn.logsumexp(jnp.where(held | ~some, nn.log_sigmoid(x), -jnp.inf), axis=0)  # noqa: E731
-            joined = log_sum(odds) - log_sum(-odds)
+            log = [jnp.where(filled | ~some, nn.log_sigmoid(x), -jnp.inf) for x in (odds, -odds)]
+            joined = jax.nn.logsumexp(log[0], axis=0) - jax.nn.logsumexp(log[1], axis=0)
         else:
             # -log Π (1 - p_k), and log odds of 1 - exp(-that).
-            evidence = jnp.maximum(jnp.sum(nn.softplus(odds), axis=0, where=held | ~some), jnp.finfo(odds.dtype).tiny)
+            evidence = jnp.maximum(jnp.sum(nn.softplus(odds), axis=0, where=filled | ~some), jnp.finfo(odds.dtype).tiny)
             joined = evidence + jnp.log(-jnp.expm1(-evidence))
         score = jnp.where(mask, nn.sigmoid(embeddings).max(axis=1), 0)
         return Pooled(jnp.where(some, joined, 0), score / jnp.maximum(score.sum(), jnp.finfo(score.dtype).tiny))

@@ -10,6 +10,7 @@ bags.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,25 +19,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from mil_jax import metrics
-from mil_jax.bags import ABSENT, UNKNOWN, Bags
-from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
+from mil_jax.bags import ABSENT, UNKNOWN, Bags, Values
+from mil_jax.errors import InputError, as_array, check_index, check_number, check_whole, checked
 from mil_jax.intervals import bootstrap_interval
 from mil_jax.model import Prediction
 from mil_jax.sampling import Splits
 
 
 class Folds(NamedTuple):
-    """Which bags each member trains on, is chosen on and is judged on; -1 in a place without a bag.
-
-    Attributes:
-        train: [S, T], as many for every member.
-        val: [S, V].
-        test: [S, W]; in a repeat, every bag is in one test set.
-    """
+    """Which bags each member trains on, is chosen on and is judged on; -1 in a place without a bag."""
 
     train: np.ndarray
+    """[S, T], as many for every member."""
     val: np.ndarray
+    """[S, V]."""
     test: np.ndarray
+    """[S, W]; in a repeat, every bag is in one test set."""
 
 
 @checked
@@ -109,15 +107,10 @@ def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
 
 @checked
 def own_bags(bags: Bags, index: Int[np.ndarray, "S M"]) -> Bags:
-    """Bags with a member axis: member s has the bags at `index[s]`, and no bag where that is -1.
-
-    Raises:
-        InputError: an index below -1, or of a bag that there is not.
-    """
+    """Bags with a member axis: member s has those at `index[s]`, none where that is -1; below is an InputError."""
     count = len(bags.label)
-    if index.size and not -1 <= index.min() <= index.max() < count:
-        wrong = int(index.max() if index.max() >= count else index.min())
-        raise InputError("index", wrong, f"expected folds of these {count} bags: 0 to {count - 1}, or -1 for no bag")
+    expected = f"expected folds of these {count} bags: 0 to {count - 1}, or -1 for no bag"
+    check_index("index", index, count, expected, least=-1)
     absent, at = index < 0, np.maximum(index, 0)
 
     def pick(values: Any, blank: Any) -> np.ndarray:
@@ -150,8 +143,8 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
         raise InputError("probability", given.shape, f"expected the positive class alone, {classes.shape}")
     if not ((given >= 0) & (given <= 1)).all():
         raise InputError("probability", "not from 0 to 1", "expected probabilities")
-    held = classes >= 0
-    score, truth = given.astype(float)[held], classes[held] > 0
+    present = classes >= 0
+    score, truth = given.astype(float)[present], classes[present] > 0
     edges = np.unique(np.concatenate([[0.0, 1.0], score]))
     candidates = np.concatenate([[0.5], (edges[1:] + edges[:-1]) / 2])
     right = ((score >= candidates[:, None]) == truth).sum(axis=1)
@@ -159,32 +152,29 @@ def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def pool_repeats(values: Shaped[np.ndarray, "S W"], test: Int[np.ndarray, "S W"], repeats: int) -> np.ndarray:
+def pool_repeats(values: Shaped[Values, "S W"], test: Int[np.ndarray, "S W"], repeats: int) -> np.ndarray:
     """Values of test bags, put in the order of the bags: [repeats, B]; in a repeat every bag is judged once."""
     folds = len(test) // repeats
     pooled = np.empty((repeats, test.max() + 1, *values.shape[2:]), values.dtype)
-    for member, (own, bags) in enumerate(zip(values, test, strict=True)):
-        pooled[member // folds, bags[bags >= 0]] = own[bags >= 0]
+    for member, (of_member, bags) in enumerate(zip(np.asarray(values), test, strict=True)):
+        pooled[member // folds, bags[bags >= 0]] = of_member[bags >= 0]
     return pooled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Crossed:
-    """What a cross-validation says of every bag, once in each repeat.
-
-    Attributes:
-        label: [B].
-        probability: [R, B] of the positive class, by the member whose test bag it was.
-        called: [R, B] whether it was called positive at 0.5.
-        called_by_choice: [R, B] the same at the threshold that the member chose on its validation bags.
-        test: the members' predictions of their own test bags.
-    """
+    """What a cross-validation says of every bag, once in each repeat."""
 
     label: Int[np.ndarray, " B"]
+    """[B]."""
     probability: Float[np.ndarray, "R B"]
+    """[R, B] of the positive class, by the member whose test bag it was."""
     called: Bool[np.ndarray, "R B"]
+    """[R, B] whether it was called positive at 0.5."""
     called_by_choice: Bool[np.ndarray, "R B"]
+    """[R, B] the same at the threshold that the member chose on its validation bags."""
     test: Prediction
+    """The members' predictions of their own test bags."""
 
     @property
     def right(self) -> Float[np.ndarray, " B"]:
@@ -209,14 +199,7 @@ class Crossed:
 
 
 def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds) -> Crossed:
-    """Puts the predictions of all test folds together; thresholds come from the validation bags.
-
-    Args:
-        val: the members' predictions of their own validation bags, of two classes.
-        test: of their own test bags.
-        splits: the bags.
-        folds: which bags of the whole set these are.
-    """
+    """Puts the predictions of all test folds together; each member's threshold comes from its own validation bags."""
     repeats = int(np.sum(folds.test == 0))  # in a repeat, every bag is in one test set
     thresholds = [
         choose_threshold(probability[:, 1], label)
@@ -224,26 +207,23 @@ def judge_folds(val: Prediction, test: Prediction, splits: Splits, folds: Folds)
     ]
     positive = np.asarray(test.probability)[..., 1]
     by_choice = positive >= np.array(thresholds)[:, None]
-    pool = lambda values: pool_repeats(np.asarray(values), folds.test, repeats)  # noqa: E731
+    pool = partial(pool_repeats, test=folds.test, repeats=repeats)
     return Crossed(pool(splits.test.label)[0], pool(positive), pool(positive >= 0.5), pool(by_choice), test)
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over repeats and how sure it is.
-
-    Attributes:
-        mean: over repeats.
-        standard_error: of that mean, over repeats; NaN for one repeat. Repeats share their bags: it tells what
-            another draw of folds and seeds would change, and not what other bags would.
-        low: lower end of the bootstrap interval of 95 % over bags: what other bags would change.
-        high: its upper end.
-    """
+    """A mean over repeats and how sure it is."""
 
     mean: float
+    """Over repeats."""
     standard_error: float
+    """Of that mean, over repeats; NaN for one repeat. Repeats share their bags: it tells what another draw of folds and
+    seeds would change, and not what other bags would."""
     low: float
+    """Lower end of the bootstrap interval of 95 % over bags: what other bags would change."""
     high: float
+    """Its upper end."""
 
 
 @checked

@@ -25,8 +25,8 @@ def static(*, default: Any = dataclasses.MISSING) -> Any:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
 def record(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass and a node of JAX's trees; fields made by `static` are not among its leaves."""
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = dataclasses.fields(made)
     rest = tuple(field.name for field in fields if field.metadata.get("static"))
     leaves = tuple(field.name for field in fields if field.name not in rest)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in leaves)

@@ -6,6 +6,7 @@ Axes: N instances in the pool, B bags, K slots per bag.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,18 +16,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key, Shaped
 
-from mil_jax.bags import UNKNOWN, Bags, Values, View
+from mil_jax.bags import UNKNOWN, Bags, Values, View, stack_bags
 from mil_jax.datasets import Dataset
-from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
+from mil_jax.errors import InputError, as_array, check_index, check_number, check_whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
 class BagLaw:
-    """The law by which bags are drawn.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """The law by which bags are drawn."""
 
     bag_size: int = 3
     """Instances per bag; their mean number where sizes vary."""
@@ -81,12 +78,23 @@ def sample_splits(key: Key[Array, ""], data: Dataset, config: BagsConfig = BagsC
         InputError: as `sample_bags`.
     """
     key_halves, *keys = jax.random.split(key, 4)
-    val_rows, test_rows = split_pool(key_halves, len(data.test.label), 0.5)
-    pools = ((data.train, None), (data.test, val_rows), (data.test, test_rows))
+    return draw_sets(keys, data, config, split_pool(key_halves, len(data.test.label), 0.5))
+
+
+def sample_splits_of_members(key: Key[Array, ""], data: Dataset, config: BagsConfig, members: int) -> Splits:
+    """`sample_splits` with a draw of training bags of its own for each member; the other sets are shared."""
+    keys = [jax.random.fold_in(key, member) for member in range(members)]
+    train = stack_bags([sample_splits(key, data, config).train for key in keys])
+    return sample_splits(key, data, config)._replace(train=train)
+
+
+def draw_sets(keys: Sequence[Array] | Array, data: Dataset, config: BagsConfig, halves: Sequence[np.ndarray]) -> Splits:
+    """The three sets of bags, each by a key of its own; `halves` are the test instances of the last two."""
+    pools = ((data.train, None), (data.test, halves[0]), (data.test, halves[1]))
     counts = (config.train_bags, config.val_bags, config.test_bags)
     return Splits(*(
-        sample_bags(key_bags, pool.x, pool.label, config, count=count, among=among)
-        for key_bags, (pool, among), count in zip(keys, pools, counts, strict=True)
+        sample_bags(key, pool.x, pool.label, config, count=count, among=among)
+        for key, (pool, among), count in zip(keys, pools, counts, strict=True)
     ))  # fmt: skip
 
 
@@ -132,7 +140,7 @@ def sample_bags(
         key: decides the draw, and nothing else does.
         instances: [N, ...] the pool.
         classes: [N] the class of each instance.
-        law: sizes of the bags, the positive class, the share of positive bags.
+        law: by which bags are drawn.
         count: B, at least 1.
         among: [M] rows of the pool to draw from, each once; all where not given.
 
@@ -161,9 +169,7 @@ def _checked_rows(pool_size: int, label: np.ndarray, among: np.ndarray | None) -
     if label.shape != (pool_size,):
         raise InputError("classes", label.shape, f"expected one for each of the {pool_size} instances")
     chosen = np.arange(pool_size) if among is None else as_array("among", among, whole=True)
-    if chosen.size and not 0 <= chosen.min() <= chosen.max() < pool_size:
-        wrong = int(chosen.max() if chosen.max() >= pool_size else chosen.min())
-        raise InputError("among", wrong, f"expected rows 0 to {pool_size - 1}")
+    check_index("among", chosen, pool_size, f"expected rows 0 to {pool_size - 1}")
     if len(np.unique(chosen)) < len(chosen):
         raise InputError("among", f"{len(chosen) - len(np.unique(chosen))} repeated rows", "expected each row once")
     return chosen

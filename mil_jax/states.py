@@ -16,11 +16,7 @@ from mil_jax.record import record
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """The choices that shape the compiled program of a run.
-
-    Raises:
-        InputError: a number below 1.
-    """
+    """The choices that shape the compiled program of a run."""
 
     epochs: int = 20
     """The most epochs that a member trains for, E."""
@@ -36,32 +32,26 @@ class FitConfig:
 
 @record
 class MemberKeys:
-    """What decides all that a member draws; with a leading axis S, those of S members.
-
-    Attributes:
-        init: decides its initial parameters.
-        order: decides its orders of bags, its augmentation and its dropout.
-    """
+    """What decides all that a member draws; with a leading axis S, those of S members."""
 
     init: Key[Array, "*members"]
+    """Decides its initial parameters."""
     order: Key[Array, "*members"]
+    """Decides its orders of bags, its augmentation and its dropout."""
 
 
 @record
 class Batch:
-    """The bags of one step, with their instances.
-
-    Attributes:
-        instances: as the model sees them.
-        mask: True where a slot holds an instance.
-        label: class of each bag.
-        valid: True where a place of the batch holds a bag.
-    """
+    """The bags of one step, with their instances."""
 
     instances: Float[Array, "M K ..."]
+    """As the model sees them."""
     mask: Bool[Values, "M K"]
+    """True where a slot holds an instance."""
     label: Int[Values, " M"]
+    """Class of each bag."""
     valid: Bool[Array, " M"]
+    """True where a place of the batch holds a bag."""
 
 
 class StepInfo(NamedTuple):
@@ -82,63 +72,51 @@ class Validation(NamedTuple):
 
 @record
 class TrainState:
-    """What the next step needs.
-
-    Attributes:
-        params: the model's parameters.
-        opt_state: Adam's moments.
-        step: steps taken.
-    """
+    """What the next step needs."""
 
     params: Any
     opt_state: Any
+    """Adam's moments."""
     step: Int[Values, "*members"]
 
 
 @record
 class FitState:
-    """One member between two epochs; with a leading axis S, all of them.
-
-    Attributes:
-        train: parameters and moments.
-        best_params: parameters at the end of the best epoch (the initial ones before the first).
-        best_loss: validation loss of the best epoch.
-        best_epoch: the best epoch, from 1; 0 where no epoch has had a finite loss.
-        stale: epochs since the best one.
-        epoch: epochs trained.
-        order_key: data of the key that decides the order of bags; raw, so that the record holds nothing but arrays
-            that can be saved as they are.
-    """
+    """One member between two epochs; with a leading axis S, all of them."""
 
     train: TrainState
     best_params: Any
+    """Parameters at the end of the best epoch (the initial ones before the first)."""
     best_loss: Float[Values, "*members"]
+    """Validation loss of the best epoch."""
     best_epoch: Int[Values, "*members"]
+    """The best epoch, from 1; 0 where no epoch has had a finite loss."""
     stale: Int[Values, "*members"]
+    """Epochs since the best one."""
     epoch: Int[Values, "*members"]
+    """Epochs trained."""
     order_key: UInt32[Values, "*members 2"]
+    """Data of the key that decides the order of bags; raw, so that the record holds nothing but arrays that can be
+    saved as they are."""
 
 
 @record
 class EpochInfo:
-    """What a person wants to see of one epoch of one member; NaN where the member had stopped before.
-
-    Attributes:
-        epoch: the epoch, from 1; 0 where the member had stopped before.
-        train_loss: mean over the epoch's steps, with class weights and L2, while the parameters change.
-        train_accuracy: likewise.
-        gradient_norm: norm of Adam's first moment at the end: the mean gradient of the last steps.
-        val_loss: without class weights, with L2: early stopping looks at it.
-        val_accuracy: share of validation bags that are classified right.
-        positive: attention statistics, mean over the positive validation bags.
-        negative: the same over the negative ones.
-    """
+    """What a person wants to see of one epoch of one member; NaN where the member had stopped before."""
 
     epoch: Int[Values, "*axes"]
+    """The epoch, from 1; 0 where the member had stopped before."""
     train_loss: Float[Values, "*axes"]
+    """Mean over the epoch's steps, with class weights and L2, while the parameters change."""
     train_accuracy: Float[Values, "*axes"]
+    """As `train_loss`."""
     gradient_norm: Float[Values, "*axes"]
+    """Norm of Adam's first moment at the end: the mean gradient of the last steps."""
     val_loss: Float[Values, "*axes"]
+    """Without class weights, with L2: early stopping looks at it."""
     val_accuracy: Float[Values, "*axes"]
+    """Share of validation bags that are classified right."""
     positive: AttentionStats
+    """Attention statistics, mean over the positive validation bags."""
     negative: AttentionStats
+    """The same over the negative ones."""

@@ -28,19 +28,9 @@ def with_error(mean: float, error: float, digits: int = 3) -> str:
     return f"{text} ± {error:.{digits}f}" if math.isfinite(error) else text
 
 
-def is_numeric(cell: object) -> bool:
-    """Whether a cell is a number, or stands for one that is missing: such columns stand on the right."""
-    number = isinstance(cell, int | float | np.number) and not isinstance(cell, bool)
-    return number or cell is None or (isinstance(cell, str) and cell in ("", DASH))
-
-
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under the names of their columns; floats are shown with four digits.
-
-    Raises:
-        InputError: a row with another number of cells than there are columns.
-    """
+    """Rows of cells under the names of their columns, as many in each; floats are shown with four digits."""
 
     title: str
     columns: Sequence[str]
@@ -54,5 +44,10 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether a column holds numbers alone."""
-        return [all(is_numeric(row[i]) for row in self.rows) for i in range(len(self.columns))]
+        """Whether a column holds numbers alone, or what stands for a missing one: such columns stand on the right."""
+
+        def is_numeric(cell: object) -> bool:
+            number = isinstance(cell, int | float | np.number) and not isinstance(cell, bool)
+            return number or cell in (None, "", DASH)
+
+        return [all(map(is_numeric, cells)) for cells in zip(*self.rows, strict=True)] or [True] * len(self.columns)

@@ -147,8 +147,8 @@ def outputs_of(
 
     def one(view: View) -> tuple[Array, Array, Array]:
         out = apply(model, params, gather(bags.pool, view.rows, scaler), view.mask)
-        whole = lambda values: jnp.pad(values, (0, bags.slots - len(values)))  # noqa: E731
-        return out.logits, whole(out.attention), whole(out.scores)
+        attention, scores = (jnp.pad(values, (0, bags.slots - len(values))) for values in (out.attention, out.scores))
+        return out.logits, attention, scores
 
     return map_bags(one, bags)
 
@@ -165,10 +165,10 @@ def validate(model: MIL, params: Params, hyper: Hyper, bags: Bags) -> Validation
     loss = jax.vmap(model.target.loss)(logits, bags.label)
     stats = stats_of_bags(attention, bags.mask, bags.instance_label)
     present = bags.label >= 0
-    mean = lambda values: jnp.sum(values, where=present) / jnp.sum(present)  # noqa: E731
-    accuracy = mean(model.target.is_right(logits, bags.label))
+    right = model.target.is_right(logits, bags.label)
+    loss, accuracy = (jnp.sum(values, where=present) / jnp.sum(present) for values in (loss, right))
     positive, negative = mean_stats(stats, bags.label > 0), mean_stats(stats, bags.label == 0)
-    return Validation(penalised(mean(loss), params, hyper), accuracy, positive, negative)
+    return Validation(penalised(loss, params, hyper), accuracy, positive, negative)
 
 
 def has_stopped(state: FitState, config: FitConfig) -> Bool[Array | np.ndarray, "*members"]:
@@ -184,7 +184,7 @@ def fit_epoch(
     trained, (train_loss, train_accuracy) = train_epoch(model, config, hyper, train, state.train, key)
     validation = validate(model, trained.params, hyper, val)
     epoch, better = state.epoch + 1, validation.val_loss < state.best_loss
-    keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+    keep = partial(jnp.where, better)
     advanced = FitState(
         train=trained,
         best_params=jax.tree.map(keep, trained.params, state.best_params),
@@ -234,5 +234,4 @@ def fit(
         advanced, info = fit_epoch(model, config, hyper, train, val, state)
         return advanced, jax.tree.map(lambda all, one: all.at[state.epoch].set(one), infos, info)
 
-    running = lambda carry: ~has_stopped(carry[0], config)  # noqa: E731
-    return lax.while_loop(running, epoch, (state, blank))
+    return lax.while_loop(lambda carry: ~has_stopped(carry[0], config), epoch, (state, blank))

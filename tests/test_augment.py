@@ -15,6 +15,14 @@ STRONG = StainVariation(1.0, 0.5)
 augment_bag = jax.jit(augment.augment_bag, static_argnums=2, compiler_options=FEW_OPTIMISATIONS)
 
 
+def stain_amounts(patch: jax.Array) -> jax.Array:
+    return augment.optical_density(patch) @ augment.UNSTAINS
+
+
+def stained(amounts: jax.Array) -> jax.Array:
+    return augment.transmitted(amounts @ augment.STAINS)
+
+
 def make_patches(count: int, size: int = 5) -> np.ndarray:
     """[count, size, size, 3] values in [0, 1]; every pixel differs from every other."""
     return np.random.default_rng(0).random((count, size, size, 3), np.float32)
@@ -75,8 +83,8 @@ def test_a_bag_is_its_patches_one_by_one():
 def test_deconvolution_and_back_is_the_identity():
     patch = make_patches(1, size=9)[0]
     patch[0, 0], patch[0, 1] = 0, 1
-    amounts = augment.stain_amounts(jnp.asarray(patch))
-    np.testing.assert_allclose(augment.stained(amounts), patch, atol=2e-6)
+    amounts = stain_amounts(jnp.asarray(patch))
+    np.testing.assert_allclose(stained(amounts), patch, atol=2e-6)
 
 
 def test_no_variation_is_the_identity_and_little_changes_little():
@@ -88,9 +96,9 @@ def test_no_variation_is_the_identity_and_little_changes_little():
 
 def test_what_is_no_stain_stays_and_each_stain_has_one_factor_and_one_shift():
     key, patch = jax.random.key(7), jnp.asarray(0.5 + 0.2 * make_patches(1)[0])
-    before = np.asarray(augment.stain_amounts(patch)).reshape(-1, 3)
+    before = np.asarray(stain_amounts(patch)).reshape(-1, 3)
     varied = augment.vary_stains(key, patch, StainVariation(0.1, 0.02))
-    after = np.asarray(augment.stain_amounts(varied)).reshape(-1, 3)
+    after = np.asarray(stain_amounts(varied)).reshape(-1, 3)
     np.testing.assert_allclose(after[:, 2], before[:, 2], atol=1e-5)
     for stain in range(2):
         factor, shift = np.polyfit(before[:, stain], after[:, stain], 1)
@@ -101,10 +109,10 @@ def test_what_is_no_stain_stays_and_each_stain_has_one_factor_and_one_shift():
 def test_factors_and_shifts_have_the_spread_that_was_asked_for():
     """Two pixels of pure haematoxylin, amounts 0.5 and 1, give the factor and the shift of every patch back."""
     amounts = jnp.array([[[0.5, 0, 0], [1.0, 0, 0]]])
-    patch, keys = augment.stained(amounts), jax.random.split(jax.random.key(8), 4000)
+    patch, keys = stained(amounts), jax.random.split(jax.random.key(8), 4000)
 
     def amounts_after(key):
-        return augment.stain_amounts(augment.vary_stains(key, patch, StainVariation(0.1, 0.02)))
+        return stain_amounts(augment.vary_stains(key, patch, StainVariation(0.1, 0.02)))
 
     found = np.asarray(jax.jit(jax.vmap(amounts_after))(keys))[:, 0, :, 0]
     factor = (found[:, 1] - found[:, 0]) / 0.5

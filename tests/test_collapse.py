@@ -27,7 +27,8 @@ def test_uniform_attention_on_positive_bags_is_a_collapse():
     found = find_collapse(weight, mask, label)
     assert found is not None and "uniform" in found and "L2" in found and "15 positive bags" in found
     assert find_collapse(weight, mask, 1 - label) is None
-    assert find_collapse(weight, mask, label, uniform_above=0.999999) is None
+    weight[label == 1] = bags_of_attention(np.random.default_rng(1), sharpness=0.5)[0][label == 1]
+    assert find_collapse(weight, mask, label) is None, "an entropy below the threshold"
 
 
 def test_uniform_is_measured_against_the_instances_that_a_bag_holds():
@@ -42,9 +43,10 @@ def test_all_weight_on_one_slot_is_a_collapse():
     weight[:] = np.array([0.01, 0.01, 0.97, 0.01], np.float32)
     found = find_collapse(weight, mask, label)
     assert found is not None and "slot 2" in found and "0.970" in found
-    assert find_collapse(weight, mask, label, one_slot_above=0.98) is None
     few = slice(0, 5)
     assert find_collapse(weight[few], mask[few], label[few]) is None
+    weight[:] = np.array([0.02, 0.02, 0.94, 0.02], np.float32)
+    assert find_collapse(weight, mask, label) is None, "a share below the threshold"
 
 
 def test_weights_that_are_not_numbers_are_a_collapse():

@@ -20,12 +20,10 @@ from mil_jax.bags import Bags
 from mil_jax.comparison import Point, band, compare_all, tabulate
 from mil_jax.errors import check_number, check_whole
 from mil_jax.model import ModelConfig, build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.screen import say
 from mil_jax.run.study import train
-from mil_jax.training import FitConfig
+from mil_jax.sampling import BagsConfig, Splits
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,8 @@ class Config(ablation.AblationConfig):
     sizes: tuple[int, ...] = (3, 5, 10, 20, 50, 100)
     """Instances per bag, from the one that the others are compared with."""
     train_bags: int = 300
-    """Bags that a member learns from."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("accuracy", "hit_at_1", "instance_auc", "normalized_entropy", "collapsed")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     positive_share: float = 0.5
@@ -54,15 +49,22 @@ class Config(ablation.AblationConfig):
             check_whole("sizes", size, 1)
         check_number("positive_share", self.positive_share, 0, 1, ends="()")
 
+    def law(self, size: int) -> BagsConfig:
+        """How bags of a size are drawn."""
+        return self.bags(bag_size=size, positive_class=self.positive_class, positive_share=self.positive_share)
+
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     study = ablation.prepare("bag_size", __doc__, config)
-    summed = [measure(study, config, size, "sum") for size in config.sizes]
-    points = compare_all([*summed, measure(study, config, config.sizes[0], "concat")])
+    for size in config.sizes:
+        check_whole("sizes", size, 1, len(study.data.test.label) // 2)
+    drawn = {size: ablation.join(ablation.draw(study, config.law(size))) for size in config.sizes}
+    summed = [measure(study, size, "sum", splits) for size, splits in drawn.items()]
+    points = compare_all([*summed, measure(study, config.sizes[0], "concat", drawn[config.sizes[0]])])
     rows = tabulate(points, list(config.labels), config.seed)
     names = [point.name for point in summed]
-    panels = {config.labels[m]: {"head sum": band(rows, m, names)} for m in config.measures}
+    panels = findings.panels(study, rows, {"head sum": names})
     if config.labels["hit_at_1"] in panels:
         panels[config.labels["hit_at_1"]]["by chance"] = band(rows, "hit_by_chance", names)
     figure = plots.panels_with_band(np.array(config.sizes), panels, "instances per bag", log_x=True)
@@ -70,13 +72,11 @@ def main(config: Config) -> Path:
     return findings.conclude(study, points, rows, figures)
 
 
-def measure(study: ablation.Ablation, config: Config, size: int, head: Literal["sum", "concat"]) -> Point:
+def measure(study: ablation.Ablation, size: int, head: Literal["sum", "concat"], splits: Splits) -> Point:
     """Trains all seeds on bags of one size, and judges them."""
     say(f"bags of {size}, head {head}")
-    law = config.bags(bag_size=size, positive_class=config.positive_class, positive_share=config.positive_share)
-    splits = ablation.join(ablation.draw(study, law))
-    mil, fit = build(ModelConfig(head=head)), FitConfig(config.epochs, patience=config.epochs)
-    trained, _ = train(study, Task(mil, study.keys, splits.train, splits.val, fit, make_hyper(splits.train)))
+    mil = build(ModelConfig(head=head))
+    trained, _ = train(study, ablation.task_of(study, mil, splits))
     scores = ablation.scores_of(study, mil, trained.members, splits.test) | {"hit_by_chance": by_chance(splits.test)}
     return Point(f"{size}, {head}", {"size": size, "head": head}, scores)
 

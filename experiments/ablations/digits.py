@@ -21,12 +21,9 @@ from mil_jax.comparison import Point, Row, by_point, compare_all, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
 from mil_jax.model import build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.sampling import Splits
-from mil_jax.training import FitConfig
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,8 @@ class Config(ablation.AblationConfig):
     classes: tuple[int, ...] = (1, 0, 2, 3, 4, 5, 6, 7, 8, 9)
     """Classes that make a bag positive, from the one that the others are compared with."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("auc", "accuracy", "hit_at_1", "normalized_entropy")
-    """What tables and figures show; results.csv holds all there is."""
     patience: int = 10
     """A member stops after this many epochs without a better validation loss."""
 
@@ -51,18 +45,17 @@ class Config(ablation.AblationConfig):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    mil, fit, count = build(), FitConfig(config.epochs, patience=config.patience), len(config.classes)
+    mil = build()
     study = ablation.prepare("digits", __doc__, config)
     for number in config.classes:
         check_whole("classes", number, 0, len(study.data.class_names) - 1)
     drawn = ablation.join(ablation.draw(study, config.bags(positive_class=config.classes[0])))
     splits = ablation.join_points([label_by(study, drawn, number) for number in config.classes])
-    task = Task(mil, study.keys_of(count), splits.train, splits.val, fit, make_hyper(splits.train))
-    trained, _ = train(study, task)
-    scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), count)
+    trained, _ = train(study, ablation.task_of(study, mil, splits))
+    scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), len(config.classes))
     points = compare_all([
-        Point(str(study.data.class_names[number]), {"class": number}, own)
-        for number, own in zip(config.classes, scores, strict=True)
+        Point(str(study.data.class_names[number]), {"class": number}, of_class)
+        for number, of_class in zip(config.classes, scores, strict=True)
     ])  # fmt: skip
     rows = tabulate(points, list(config.labels), config.seed)
     weights = np.asarray(predict(mil, trained.members, splits.test).attention)
@@ -102,15 +95,13 @@ def draw(
     order = np.argsort(study.config.classes)
     names = [points[i].name for i in order], list(study.data.class_names)
     titles = ("class that makes a bag positive", "true class of the instance", "mean attention weight")
-    heat_map = lambda values: plots.heat_map(values[order], *names, *titles, number_format=".2f")  # noqa: E731
+    maps = [plots.heat_map(values[order], *names, *titles, number_format=".2f") for values in (everywhere, negative)]
     strips = findings.strips(study, rows, [points[i] for i in order])
     caption = "1 / K, the weight of an instance under uniform attention, is 0.33."
+    instead = f"Bags without the class only: what attention turns to instead. {caption}"
     return {
-        "attention_by_class": (heat_map(everywhere), caption),
-        "attention_in_negative_bags": (
-            heat_map(negative),
-            f"Bags without the class only: what attention turns to instead. {caption}",
-        ),
+        "attention_by_class": (maps[0], caption),
+        "attention_in_negative_bags": (maps[1], instead),
         "digits": (plots.seeds_by_group(strips), "A dot is a seed; the mean in its 95 % interval."),
     }
 

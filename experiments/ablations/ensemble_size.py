@@ -24,11 +24,8 @@ from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
 from mil_jax.members import Members
 from mil_jax.model import Prediction, build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.study import train
-from mil_jax.training import FitConfig
 
 MORE = {
     "information_auc": "errors found by the members' disagreement (AUC)",
@@ -56,13 +53,10 @@ class Config(ablation.AblationConfig):
     train_bags: int = 300
     """Bags that all members learn from."""
     test_bags: int = 2000
-    """Bags that nothing is chosen on."""
     epochs: int = 10
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = (
         "accuracy", "auc", "loss", "calibration_error", "hit_at_1", "normalized_entropy", *MORE,
     )  # fmt: skip
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
 
@@ -74,10 +68,10 @@ class Config(ablation.AblationConfig):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    mil, fit = build(), FitConfig(config.epochs, patience=config.epochs)
+    mil = build()
     study = ablation.prepare("ensemble_size", __doc__, config)
     splits = ablation.draw_splits(study, study.key, config.bags(positive_class=config.positive_class))
-    trained, _ = train(study, Task(mil, study.keys, splits.train, splits.val, fit, make_hyper(splits.train)))
+    trained, _ = train(study, ablation.task_of(study, mil, splits))
     with study.watch.phase("evaluate"):
         predicted = predict(mil, trained.members, splits.test)
         points = judge(predicted, splits.test, committee.sizes_up_to(config.largest))
@@ -97,11 +91,11 @@ def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point
     subsets = [committee.disjoint_subsets(members, size) for size in sizes]
     every = np.concatenate(subsets)
     scores = ablation.measures_of(committee.judge_subsets(predicted, test, every))
-    found = [committee.disagreement(predicted, test, subset) for subset in every]
-    scores |= {name: np.array([float(getattr(each, name)) for each in found]) for name in MORE}
+    spreads = [committee.disagreement(predicted, test, subset) for subset in every]
+    scores |= {name: np.array([float(getattr(spread, name)) for spread in spreads]) for name in MORE}
     scores["information_auc"][every.sum(axis=1) == 1] = np.nan  # one member has nobody to disagree with
     scores["collapsed"] = np.full(len(every), np.nan)  # of an ensemble it says nothing
-    bounds = np.cumsum([len(each) for each in subsets])[:-1]
+    bounds = np.cumsum(list(map(len, subsets)))[:-1]
     parts = {name: np.split(values, bounds) for name, values in scores.items()}
     return [Point(f"{size}", {"size": size}, {n: parts[n][i] for n in parts}) for i, size in enumerate(sizes)]
 
@@ -109,22 +103,20 @@ def judge(predicted: Prediction, test: Bags, sizes: Sequence[int]) -> list[Point
 def gain(alone: Point, point: Point) -> Point:
     """The point against single members: each ensemble's score less the mean of its own members' scores."""
     size, count = int(point.name), len(point.scores["loss"])
-    own = {name: values[: size * count].reshape(count, size).mean(axis=1) for name, values in alone.scores.items()}
-    return compare(point, Point("its own members", {}, own))
+    means = {name: values[: size * count].reshape(count, size).mean(axis=1) for name, values in alone.scores.items()}
+    return compare(point, Point("its own members", {}, means))
 
 
 def draw(study: ablation.Ablation, rows: Sequence[Row], points: Sequence[Point]) -> findings.Figures:
     names = [point.name for point in points]
-    panels = {
-        study.config.labels[measure]: {"ensembles": band(rows, measure, names)}
-        for measure in study.config.measures if measure not in MORE
-    }  # fmt: skip
-    found = {name: band(rows, measure, names) for name, measure in FINDERS.items()}
+    panels = findings.panels(study, rows, {"ensembles": names})
+    panels = {label: lines for label, lines in panels.items() if label not in MORE.values()}
+    finders = {name: band(rows, measure, names) for name, measure in FINDERS.items()}
     x = np.array([point.factors["size"] for point in points])
     caption = "Mean over ensembles that share no member, in its 95 % interval."
     figures = {"ensemble_size": (plots.panels_with_band(x, panels, "members", log_x=True), caption)}
     title = "errors found (AUC)"
-    figures["errors_found"] = (plots.lines_with_band(x, found, "members", title, log_x=True), caption)
+    figures["errors_found"] = (plots.lines_with_band(x, finders, "members", title, log_x=True), caption)
     return figures
 
 

@@ -15,11 +15,8 @@ from typing import Literal
 from mil_jax import plots
 from mil_jax.comparison import Point, compare_all, tabulate
 from mil_jax.model import ModelConfig, Pooling, build
-from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.study import train
-from mil_jax.training import FitConfig
 
 POOLINGS: dict[str, Pooling] = {"gated": "gated_attention", "not gated": "attention"}
 
@@ -29,11 +26,8 @@ class Config(ablation.AblationConfig):
     """Options of the ablation."""
 
     train_bags: int = 1000
-    """Bags that a member learns from."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     measures: tuple[str, ...] = ("auc", "loss", "hit_at_1", "normalized_entropy", "collapsed")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     head: Literal["concat", "sum"] = "concat"
@@ -44,15 +38,10 @@ class Config(ablation.AblationConfig):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    fit = FitConfig(config.epochs, patience=config.patience)
     models = {name: build(ModelConfig(pooling=pooling, head=config.head)) for name, pooling in POOLINGS.items()}
     study = ablation.prepare("gating", __doc__, config)
     splits = ablation.join(ablation.draw(study, config.bags(positive_class=config.positive_class)))
-    hyper = make_hyper(splits.train)
-    trained = {
-        name: train(study, Task(mil, study.keys, splits.train, splits.val, fit, hyper))[0].members
-        for name, mil in models.items()
-    }
+    trained = {name: train(study, ablation.task_of(study, mil, splits))[0].members for name, mil in models.items()}
     points = compare_all([
         Point(name, {"attention": name}, ablation.scores_of(study, mil, trained[name], splits.test))
         for name, mil in models.items()

@@ -11,7 +11,6 @@ It took 214 seconds on 2 cores.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +21,7 @@ import numpy as np
 
 from mil_jax import metrics, plots
 from mil_jax.bags import take
-from mil_jax.comparison import Point, Row, band, by_point, compare, tabulate
+from mil_jax.comparison import Point, by_point, compare_all, tabulate
 from mil_jax.curves import precision_recall_curve
 from mil_jax.ensemble import Progress, init_members, predict
 from mil_jax.errors import InputError
@@ -35,7 +34,7 @@ from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.study import train
 from mil_jax.sampling import BagsConfig, Splits
-from mil_jax.training import FitConfig, FitState
+from mil_jax.training import FitState
 
 TREATMENTS = ("nothing", "class weights", "oversampling", "initial bias")
 
@@ -59,11 +58,8 @@ class Config(ablation.AblationConfig):
     val_bags: int = 400
     """Bags that the epoch and the threshold are chosen on."""
     test_bags: int = 1000
-    """Bags that nothing is chosen on."""
     epochs: int = 6
-    """The most epochs that a member trains for."""
     measures: tuple[str, ...] = ("auc", "average_precision", "recall", "recall_at_threshold", "calibration_error")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
     bag_size: int = 3
@@ -90,18 +86,20 @@ class Config(ablation.AblationConfig):
 
 def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
-    mil, fit = build(), FitConfig(config.epochs, patience=config.epochs)
+    mil = build()
     study = ablation.prepare("imbalance", __doc__, config)
     splits = draw_bags(study, config)
-    keys = study.keys_of(len(config.grid))
-    task = Task(mil, keys, splits.train, splits.val, fit, weigh(config, make_hyper(splits.train)))
+    task = ablation.task_of(study, mil, splits, weigh(config, make_hyper(splits.train)))
     trained, _ = train(study, task, progress=Progress(start(study, task), ()))
     scores = ablation.scores_of(study, mil, trained.members, splits.test)
     scores |= at_threshold(mil, trained.members, splits)
     points = make_points(config, by_point(scores, len(config.grid)))
     rows = tabulate(points, list(config.labels), config.seed)
+    lines = {treatment: [name_of(share, treatment) for share in config.shares] for treatment in TREATMENTS}
+    panels = findings.panels(study, rows, lines)
+    figure = plots.panels_with_band(100 * np.array(config.shares), panels, "positive bags (%)", log_x=True)
     caption = "Mean over seeds in its 95 % interval; recall without a word on the threshold is at 1/2."
-    return findings.conclude(study, points, rows, {"imbalance": (draw(config, rows), caption)})
+    return findings.conclude(study, points, rows, {"imbalance": (figure, caption)})
 
 
 def draw_bags(study: ablation.Ablation, config: Config) -> Splits:
@@ -176,23 +174,8 @@ def make_points(config: Config, scores: list[dict[str, np.ndarray]]) -> list[Poi
         Point(name_of(share, treatment), {"share": share, "treatment": treatment}, of_point)
         for (share, treatment), of_point in zip(config.grid, scores, strict=True)
     ]
-    untreated = {point.factors["share"]: point for point in points if point.factors["treatment"] == "nothing"}
-    return [
-        point if point is untreated[point.factors["share"]] else compare(point, untreated[point.factors["share"]])
-        for point in points
-    ]
-
-
-def draw(config: Config, rows: Sequence[Row]) -> object:
-    """The measures over the share of positive bags, a line for each treatment."""
-    panels = {
-        config.labels[measure]: {
-            treatment: band(rows, measure, [name_of(share, treatment) for share in config.shares])
-            for treatment in TREATMENTS
-        }
-        for measure in config.measures
-    }
-    return plots.panels_with_band(100 * np.array(config.shares), panels, "positive bags (%)", log_x=True)
+    starts = range(0, len(points), len(TREATMENTS))  # of each share; nothing is the first treatment
+    return [point for start in starts for point in compare_all(points[start : start + len(TREATMENTS)])]
 
 
 if __name__ == "__main__":

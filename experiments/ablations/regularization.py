@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mil_jax import plots
-from mil_jax.comparison import Point, band, by_point, compare, tabulate
+from mil_jax.comparison import Point, by_point, compare, compare_all, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_number
 from mil_jax.evaluation import evaluate_members
@@ -28,10 +28,9 @@ from mil_jax.members import Members
 from mil_jax.model import MIL, build
 from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.fit import Task
 from mil_jax.run.study import train
 from mil_jax.sampling import Splits
-from mil_jax.training import EpochInfo, FitConfig, FitState
+from mil_jax.training import EpochInfo, FitState
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,11 @@ class Config(ablation.AblationConfig):
     measured_at: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
     """Epochs after which everything is measured; the last epoch always is."""
     train_bags: int = 100
-    """Bags that a member learns from."""
     val_bags: int = 100
     """Bags that the best epoch is chosen on."""
     epochs: int = 200
     """Epochs that every member trains for."""
     measures: tuple[str, ...] = ("normalized_entropy", "hit_at_1", "train_loss", "loss")
-    """What tables and figures show; results.csv holds all there is."""
     positive_class: int = 1
     """The class that makes a bag positive."""
 
@@ -75,7 +72,7 @@ def main(config: Config) -> Path:
     rows = tabulate(chosen_points(config, measured), list(config.labels), config.seed)
     caption = "Mean over seeds in its 95 % interval; attention on positive test bags."
     points = [point for by_epoch in measured.values() for point in by_epoch.values()]
-    return findings.conclude(study, points, rows, {"regularization": (draw(config, measured), caption)})
+    return findings.conclude(study, points, rows, {"regularization": (draw(study, measured), caption)})
 
 
 def train_and_measure(study: ablation.Ablation, config: Config, splits: Splits) -> Measured:
@@ -94,8 +91,7 @@ def train_and_measure(study: ablation.Ablation, config: Config, splits: Splits) 
 
     strengths = jnp.repeat(jnp.array(config.l2, jnp.float32), config.members)
     hyper = dataclasses.replace(make_hyper(splits.train), l2=strengths)
-    fit = FitConfig(config.epochs, patience=config.epochs)  # no early stopping
-    train(study, Task(mil, study.keys_of(count), splits.train, splits.val, fit, hyper), also=measure)
+    train(study, ablation.task_of(study, mil, splits, hyper), also=measure)
     return measured
 
 
@@ -115,8 +111,7 @@ def best_epoch(points: dict[int, Point]) -> int:
 def chosen_points(config: Config, measured: Measured) -> list[Point]:
     """The best epoch of each L2, against that of the first L2; and the last epoch, against the best one."""
     best = {l2: measured[l2][best_epoch(measured[l2])] for l2 in config.l2}
-    first = best[config.l2[0]]
-    chosen = [point if point is first else compare(point, first) for point in best.values()]
+    chosen = compare_all(list(best.values()))
     for l2, point in best.items():
         last = measured[l2][config.epochs]
         if last is not point:
@@ -124,18 +119,12 @@ def chosen_points(config: Config, measured: Measured) -> list[Point]:
     return chosen
 
 
-def draw(config: Config, measured: Measured) -> object:
+def draw(study: ablation.Ablation, measured: Measured) -> object:
     """The measures over epochs, a line for each L2."""
-    epochs = sorted(measured[config.l2[0]])
-    points = [by_epoch[epoch] for by_epoch in measured.values() for epoch in epochs]
-    rows = tabulate(points, config.measures, config.seed)
-    panels = {
-        config.labels[measure]: {
-            f"L2 {l2:g}": band(rows, measure, [by_epoch[epoch].name for epoch in epochs])
-            for l2, by_epoch in measured.items()
-        }
-        for measure in config.measures
-    }
+    lines = {f"L2 {l2:g}": [point.name for point in by_epoch.values()] for l2, by_epoch in measured.items()}
+    points = [point for by_epoch in measured.values() for point in by_epoch.values()]
+    panels = findings.panels(study, tabulate(points, study.config.measures, study.config.seed), lines)
+    epochs = list(next(iter(measured.values())))  # ascending, as they were trained
     return plots.panels_with_band(np.array(epochs), panels, "epoch", log_x=True)
 
 

@@ -19,13 +19,25 @@ from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
 __all__ = [
-    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Dataset", "Instances", "content_hash", "load", "load_classic", "load_colon",
-    "load_features", "load_table_set", "read_table",
+    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Dataset", "Instances", "check_name", "content_hash", "is_known", "load",
+    "load_classic", "load_colon", "load_features", "load_table_set", "read_table",
 ]  # fmt: skip
 
 SAMPLE = "mnist-sample"
 SAMPLE_DIR = Path(__file__).parent / "mnist_sample"
 STOCK_PREFIX = "tfds:"
+NAMES = (SAMPLE, *(idx_set.name for idx_set in IDX_SETS))
+
+
+def is_known(name: object) -> bool:
+    """Whether `load` has a set of the name, or asks TFDS for it."""
+    return isinstance(name, str) and (name in NAMES or name.startswith(STOCK_PREFIX))
+
+
+def check_name(argument: str, name: object) -> None:
+    """Refuses, by an InputError, what `load` does not know."""
+    if not is_known(name):
+        raise InputError(argument, name, f"expected {', '.join(NAMES)} or {STOCK_PREFIX}NAME")
 
 
 def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path | None = None) -> Dataset:
@@ -40,17 +52,15 @@ def load(name: str, data_dir: str | Path | None = None, manual_dir: str | Path |
     Raises:
         InputError: the name is unknown, or the data cannot be had or is damaged; it says why.
     """
-    sets = {idx_set.name: idx_set for idx_set in IDX_SETS}
-    if not isinstance(name, str) or not (name in (SAMPLE, *sets) or name.startswith(STOCK_PREFIX)):
-        raise InputError("dataset", name, f"expected {', '.join([SAMPLE, *sets])} or {STOCK_PREFIX}NAME")
+    check_name("dataset", name)
     data_dir = None if data_dir is None else as_path("data_dir", data_dir)
     manual_dir = None if manual_dir is None else as_path("manual_dir", manual_dir)
     if name == SAMPLE:
         return _load_sample(manual_dir)
     from mil_jax.datasets import tfds_sets  # it imports TFDS, a second that the sample does without
 
-    if name in sets:
-        return tfds_sets.load_idx_set(sets[name], data_dir, manual_dir)
+    if name in NAMES:
+        return tfds_sets.load_idx_set(IDX_SETS[NAMES.index(name) - 1], data_dir, manual_dir)
     return tfds_sets.load_stock_set(name.removeprefix(STOCK_PREFIX), data_dir, manual_dir)
 
 

@@ -54,11 +54,7 @@ CLASSIC_NAMES = tuple(known.name for known in CLASSIC_SETS)
 
 
 def load_table_set(name: str, data_dir: str | Path) -> BagSet:
-    """Loads a benchmark of ``CLASSIC_NAMES``, verified, or else the table ``NAME.csv`` under that name.
-
-    Raises:
-        InputError: there is no such table, or as ``load_classic`` or ``read_table``.
-    """
+    """Loads a benchmark of ``CLASSIC_NAMES``, verified, or else the table ``NAME.csv``; an InputError without it."""
     if name in CLASSIC_NAMES:
         return load_classic(name, data_dir)
     folder = as_path("data_dir", data_dir)

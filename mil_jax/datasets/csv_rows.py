@@ -25,11 +25,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path, content: str) -> list[Row]:
-    """Reads all lines of UTF-8 text, cells separated by commas, but for blank ones.
-
-    Raises:
-        InputError: the file is missing, unreadable, empty, or no such text; ``content`` was expected.
-    """
+    """Reads all lines of UTF-8 text with commas between cells, but for blank ones; an InputError if there are none."""
     data = read_bytes(path, content)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -59,11 +55,7 @@ def is_number(cell: str) -> bool:
 
 
 def parse_label(path: Path, place: str, bag: str, value: str | float) -> int:
-    """Returns a bag's label: a whole number from 0, or the -1 of a set whose labels are -1 and 1.
-
-    Raises:
-        InputError: the cell, or the number of a binary file, is something else.
-    """
+    """Returns a bag's label: a whole number from 0, or -1 of -1 and 1; an InputError where the cell is none."""
     label = float(value) if is_number(str(value)) else math.nan
     if not (label.is_integer() and -1 <= label <= MAX_LABEL):
         expected = f"as label a whole number from 0 to {MAX_LABEL}, or -1 and 1"
@@ -94,11 +86,7 @@ def bag_starts(path: Path, places: Sequence[str], ids: Sequence[str]) -> list[in
 def bag_labels(
     path: Path, places: Sequence[str], ids: Sequence[str], labels: Sequence[int], starts: Sequence[int]
 ) -> list[int]:
-    """Returns the label from 0 of each bag, from each row's and the first row of each bag.
-
-    Raises:
-        InputError: rows of a bag disagree, or -1 stands beside something else than 1.
-    """
+    """Returns the label from 0 of each bag, from its rows'; an InputError where these disagree."""
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         for row in range(start, end):
             if labels[row] != labels[start]:

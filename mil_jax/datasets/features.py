@@ -149,9 +149,8 @@ def _read(files: list[_File]) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         x = np.empty((ends[-1], first.width), np.float32)
     except (MemoryError, ValueError):
-        raise wrong_file(
-            first.path, "features that fit into memory", f"{ends[-1]} x {first.width} of all files"
-        ) from None
+        got = f"{ends[-1]} x {first.width} of all files"
+        raise wrong_file(first.path, "features that fit into memory", got) from None
     position = np.empty((len(x), 2), np.float32) if all(file.has_coords for file in files) else None
     for file, end in zip(files, ends, strict=True):
         _read_into(file, file.key, x[end - file.size : end])

@@ -13,9 +13,7 @@ def as_path(argument: str, value: object) -> Path:
         path = Path(value).expanduser()
         path.exists()
     except (RuntimeError, OSError) as error:  # there is no such user; a name that is too long
-        raise InputError(
-            argument, str(value), f"expected a path that can be looked up, got an error ({error})"
-        ) from None
+        raise InputError(argument, str(value), f"expected a path that can be looked up ({error})") from None
     return path
 
 

@@ -26,11 +26,7 @@ UNSIGNED_BYTE = 0x08
 
 
 def read_instances(images: Path, labels: Path, class_count: int) -> Instances:
-    """Reads a file of images ``[N, H, W]`` and its file of labels ``[N]``.
-
-    Raises:
-        InputError: a file is missing or damaged, the two differ in length, or a label is no class.
-    """
+    """Reads files of images [N, H, W] and of labels [N]; an InputError if they are damaged or do not fit together."""
     x, label = read_idx(images, axes=3), read_idx(labels, axes=1)
     if len(x) != len(label):
         raise wrong_file(images, f"{len(label)} images, as {labels.name} has labels", f"{len(x)} images")
@@ -40,11 +36,7 @@ def read_instances(images: Path, labels: Path, class_count: int) -> Instances:
 
 
 def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
-    """Reads one gzipped IDX file of bytes with the given number of axes.
-
-    Raises:
-        InputError: the file is missing, is not sound gzip, or has not exactly the length that its header announces.
-    """
+    """Reads one gzipped IDX file of bytes with so many axes; an InputError unless it is as long as its header says."""
     zipped = read_bytes(path, "gzipped IDX")
     try:
         content = gzip.decompress(zipped)

@@ -20,23 +20,20 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A set of images in four IDX files.
-
-    Attributes:
-        name: the name that ``load`` knows.
-        title: its name for people.
-        base_url: the address under which its files are served, with the final slash.
-        files: the four files.
-        class_names: a name for each class, in the order of the labels.
-        image_shape: height and width of every image, in pixels.
-    """
+    """A set of images in four IDX files."""
 
     name: str
+    """The name that ``load`` knows."""
     title: str
+    """Its name for people."""
     base_url: str
+    """The address under which its files are served, with the final slash."""
     files: tuple[IdxFile, ...]
+    """The four files."""
     class_names: tuple[str, ...]
+    """A name for each class, in the order of the labels."""
     image_shape: tuple[int, int] = (28, 28)
+    """Height and width of every image, in pixels."""
 
 
 def _files(*sizes_and_hashes: tuple[int, str]) -> tuple[IdxFile, ...]:
@@ -73,15 +70,10 @@ IDX_SETS = (
 
 
 def files_missing_in(idx_set: IdxSet, folder: Path) -> tuple[IdxFile, ...]:
-    """Returns the files of the set that the folder lacks, after checking those that it has.
-
-    Raises:
-        InputError: there is no such folder, or a file in it has not the size and the SHA-256 of the served one.
-    """
+    """Returns the files of the set that the folder lacks; an InputError for one that is not as it is served."""
     if not folder.is_dir():
-        raise InputError(
-            "manual_dir", str(folder), f"expected a folder with {', '.join(idx.FILES)}, got no such folder"
-        )
+        expected = f"expected a folder with {', '.join(idx.FILES)}, got no such folder"
+        raise InputError("manual_dir", str(folder), expected)
     there = [file for file in idx_set.files if (folder / file.name).exists()]
     for file in there:
         served = f"the file of {idx_set.name} that {idx_set.base_url}{file.name} serves"

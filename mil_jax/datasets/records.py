@@ -11,23 +11,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
-from mil_jax.errors import InputError
+from mil_jax.errors import LARGEST, InputError
+from mil_jax.memory import is_finite
 
-UNKNOWN = -1  # the label of an instance that nobody has labelled
-MAX_INT32 = 2**31 - 1
+UNKNOWN = -1  # the label of an instance that nobody has labelled, and of an empty slot of a bag
 
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """A pool of labelled instances.
-
-    Attributes:
-        x: uint8 images ``[N, H, W]`` or ``[N, H, W, 3]``, or float features ``[N, F]``.
-        label: the class of each instance, from 0.
-    """
+    """A pool of labelled instances."""
 
     x: Shaped[np.ndarray, "N ..."]
+    """uint8 images ``[N, H, W]`` or ``[N, H, W, 3]``, or float features ``[N, F]``."""
     label: Int32[np.ndarray, " N"]
+    """The class of each instance, from 0."""
 
     def __post_init__(self) -> None:
         x = _values(self.x)
@@ -36,67 +33,58 @@ class Instances:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training pool and a test pool that share no instance.
-
-    Attributes:
-        name: the name that ``load`` was asked for.
-        train: the training pool.
-        test: the test pool.
-        class_names: a name for each class, in the order of the labels.
-        content_hash: SHA-256 of the arrays, whichever way they were read.
-        source: a sentence for people: where the arrays were read from.
-    """
+    """A training pool and a test pool that share no instance."""
 
     name: str
+    """The name that ``load`` was asked for."""
     train: Instances
     test: Instances
     class_names: tuple[str, ...]
+    """A name for each class, in the order of the labels."""
     content_hash: str
+    """SHA-256 of the arrays, whichever way they were read."""
     source: str
+    """A sentence for people: where the arrays were read from."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BagSet:
-    """B bags of N instances in all, as somebody collected them; those of a bag stand together, bag after bag.
-
-    Attributes:
-        name: what the set is called.
-        x: ``[N, ...]`` uint8 images, or float features ``[N, D]``, which become float32.
-        sizes: how many instances each bag has, at least 1; they sum to N.
-        label: the class of each bag, from 0.
-        bag_names: what each bag is called where it was read from.
-        source: a sentence for people: where the arrays were read from.
-        class_names: what each label says; empty where nobody knows.
-        instance_label: 1 for an instance that makes its bag positive, 0 for another, -1 if unknown, as all are where
-            it is not given.
-        instance_class: a class of each instance, an index of ``instance_class_names``; None where there is none.
-        instance_class_names: a name for each such class.
-        position: where an instance was in the whole that its bag was cut from (x, y), for maps; None if unknown.
-        content_hash: SHA-256 of the arrays, whichever way they were read. Names are left out: the same bags have the
-            same hash, whatever a file calls them.
-    """
+    """B bags of N instances in all, as somebody collected them; those of a bag stand together, bag after bag."""
 
     name: str
+    """What the set is called."""
     x: Shaped[np.ndarray, "N ..."]
+    """``[N, ...]`` uint8 images, or float features ``[N, D]``; float16 and float32 stay, others become float32."""
     sizes: Int32[np.ndarray, " B"]
+    """How many instances each bag has, at least 1; they sum to N."""
     label: Int32[np.ndarray, " B"]
+    """The class of each bag, from 0."""
     bag_names: tuple[str, ...]
+    """What each bag is called where it was read from."""
     source: str
+    """A sentence for people: where the arrays were read from."""
     class_names: tuple[str, ...] = ()
+    """What each label says; empty where nobody knows."""
     instance_label: Int32[np.ndarray, " N"] = field(default_factory=lambda: np.empty(0, np.int32))
+    """1 for an instance that makes its bag positive, 0 for another, -1 if unknown, as all are where it is not given."""
     instance_class: Int32[np.ndarray, " N"] | None = None
+    """A class of each instance, an index of ``instance_class_names``; None where there is none."""
     instance_class_names: tuple[str, ...] = ()
+    """A name for each such class."""
     position: Float32[np.ndarray, "N 2"] | None = None
+    """Where an instance was in the whole that its bag was cut from (x, y), for maps; None if unknown."""
     content_hash: str = field(init=False)
+    """SHA-256 of the arrays, whichever way they were read. Names are left out: the same bags have the same hash,
+    whatever a file calls them."""
 
     def __post_init__(self) -> None:
         _check_texts(self)
         x = _values(self.x)
-        x = x if x.dtype == np.uint8 else x.astype(np.float32)
+        x = x if x.dtype in (np.uint8, np.float16) else x.astype(np.float32, copy=False)
         sizes = _whole("sizes", self.sizes, len(self.bag_names), low=1)
         if not len(x) == sizes.sum() > 0:
             raise InputError("sizes", sizes[:5].tolist(), f"expected {len(x)} instances in all, and at least one bag")
-        label = _whole("label", self.label, len(sizes), high=(len(self.class_names) or MAX_INT32) - 1)
+        label = _whole("label", self.label, len(sizes), high=len(self.class_names) - 1 if self.class_names else LARGEST)
         truth, kind, position = self.instance_label, self.instance_class, self.position
         truth = np.full(len(x), UNKNOWN) if np.size(truth) == 0 else truth
         truth = _whole("instance_label", truth, len(x), low=-1, high=1)
@@ -137,13 +125,12 @@ def _values(x: Any, argument: str = "x") -> np.ndarray:
     if not isinstance(x, np.ndarray) or x.ndim < 2 or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
         got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
         raise InputError(argument, got, "expected an array [N, ...] of bytes or floats")
-    with np.errstate(over="ignore"):
-        if x.dtype.kind == "f" and not np.isfinite(x.astype(np.float32, copy=False)).all():
-            raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
+    if x.dtype.kind == "f" and not is_finite(x):
+        raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
     return x
 
 
-def _whole(argument: str, values: Any, count: int, low: int = 0, high: int = MAX_INT32) -> np.ndarray:
+def _whole(argument: str, values: Any, count: int, low: int = 0, high: int = LARGEST) -> np.ndarray:
     """Returns ``count`` whole numbers of a range, as int32."""
     try:
         array = np.asarray(values)

@@ -82,7 +82,8 @@ def read_table(path: str | Path, name: str | None = None, *, any_width: bool = F
 
 def _read_csv(path: Path) -> _Table:
     rows = read_rows(path, CSV_CONTENT)
-    if _is_header(rows[0].cells):
+    label, *others = rows[0].cells
+    if len(others) > 1 and not is_number(label) and not any(map(is_number, others[1:])):  # a header
         rows = rows[1:]
     if not rows:
         raise wrong_file(path, CSV_CONTENT, "a header and no bags")
@@ -90,10 +91,6 @@ def _read_csv(path: Path) -> _Table:
         if len(cells) > 1 and cells[1] and not any(cells[2:]):
             raise wrong_file(path, "a line for each instance", f"an empty bag {cells[1]!r} in line {line}")
     return _parse(path, rows, CSV_CONTENT, id_column=1, label_column=0, last_column=None)
-
-
-def _is_header(cells: list[str]) -> bool:
-    return len(cells) > 2 and not is_number(cells[0]) and not any(map(is_number, cells[2:]))
 
 
 def _read_uci(path: Path) -> _Table:

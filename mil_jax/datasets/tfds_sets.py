@@ -34,12 +34,7 @@ PROBE_SECONDS = 5.0
 
 
 def load_idx_set(idx_set: IdxSet, data_dir: Path | None = None, manual_dir: Path | None = None) -> Dataset:
-    """Reads an IDX set from TFDS' folder, after preparing it there if need be; arguments as for ``load``.
-
-    Raises:
-        InputError: a file is neither in ``manual_dir`` nor to be had from its host, or is not the one expected;
-            ``data_dir`` cannot be written, or holds a damaged set.
-    """
+    """Reads an IDX set from TFDS' folder, after preparing it there if need be; arguments and errors as of ``load``."""
     builder = _idx_builder(idx_set, data_dir)
     if _is_prepared(builder):
         unread = "" if manual_dir is None else f", without need of {manual_dir}"
@@ -51,12 +46,7 @@ def load_idx_set(idx_set: IdxSet, data_dir: Path | None = None, manual_dir: Path
 
 
 def load_stock_set(name: str, data_dir: Path | None = None, manual_dir: Path | None = None) -> Dataset:
-    """Reads any set of TFDS that has images of one size, labels, and the splits train and test; see ``load``.
-
-    Raises:
-        InputError: TFDS does not know the name, the set has other features, splits or images, or it cannot be
-            prepared here.
-    """
+    """Reads a set of TFDS that has images of one size, labels, and the splits train and test, likewise."""
     builder = _stock_builder(name, data_dir)
     class_names = _class_names(builder, name)
     source = f"the set prepared before in {builder.data_dir}"

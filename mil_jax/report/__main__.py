@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mil_jax import datasets
-from mil_jax.datasets.idx_sets import IDX_SETS
 from mil_jax.errors import InputError
 from mil_jax.report.run import report_of
 from mil_jax.run import cli, tensorboard
@@ -21,7 +20,6 @@ from mil_jax.run.saved import FinishedRun, load_finished, read_config
 from mil_jax.run.screen import say
 
 FOLDER = "run folder"  # what messages call the argument
-NAMED_SETS = (datasets.SAMPLE, *(idx_set.name for idx_set in IDX_SETS))
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def load_pool(config: Config, finished: FinishedRun) -> np.ndarray | None:
     """The instances of the test bags, None where no set has the name; InputError where they are not the run's."""
     data, paths = finished.config.get("data", {}), finished.config.get("paths", {})
     name, content_hash = data.get("name", ""), data.get("content_hash")
-    if name not in NAMED_SETS and not name.startswith(datasets.STOCK_PREFIX):
+    if not datasets.is_known(name):
         return None
     folders = [getattr(config, option) or paths.get(option) for option in ("data_dir", "manual_dir")]
     loaded = datasets.load(name, *(folder and Path(folder) for folder in folders))

@@ -28,27 +28,24 @@ LEVELS = 20  # steps from no weight to the largest
 
 
 class Facts(NamedTuple):
-    """What is said of each bag ``[B]`` and of each slot ``[B, K]``; not a number where a weight is none.
-
-    Attributes:
-        prediction: class with the largest mean probability.
-        certainty: its mean probability.
-        certainty_spread: standard deviation of that over members, divided by S - 1; 0 for one member.
-        wrong: whether it is not the label.
-        entropy: normalised entropy of the mean weights.
-        disagreement: Jensen-Shannon divergence of the members' weights, in nats.
-        weight: mean weight.
-        spread: its standard deviation over members.
-    """
+    """What is said of each bag ``[B]`` and of each slot ``[B, K]``; not a number where a weight is none."""
 
     prediction: np.ndarray
+    """Class with the largest mean probability."""
     certainty: np.ndarray
+    """Its mean probability."""
     certainty_spread: np.ndarray
+    """Standard deviation of that over members, divided by S - 1; 0 for one member."""
     wrong: np.ndarray
+    """Whether it is not the label."""
     entropy: np.ndarray
+    """Normalised entropy of the mean weights."""
     disagreement: np.ndarray
+    """Jensen-Shannon divergence of the members' weights, in nats."""
     weight: np.ndarray
+    """Mean weight."""
     spread: np.ndarray
+    """Its standard deviation over members."""
 
 
 def show(gallery: Gallery) -> dict[str, Any]:
@@ -56,7 +53,9 @@ def show(gallery: Gallery) -> dict[str, Any]:
     facts, mask = judge(gallery), np.asarray(gallery.mask)
     shown = shown_slots(facts.weight, mask)
     hidden, most_tiles = mask & ~shown, int(shown.sum(axis=1).max())
-    sprites, marks = sprites_of(gallery, shown), truth_marks(np.asarray(gallery.instance_label), mask)
+    sprites, truth = sprites_of(gallery, shown), np.asarray(gallery.instance_label)
+    known = ((truth >= 0) & mask).any(axis=1, keepdims=True)  # others of such a bag are marked as unknown
+    marks = np.where(truth == 1, "▲", np.where((truth == -1) & known, "?", ""))
     top = weight_scale(np.nan_to_num(facts.weight), mask)
     frames = [weight_frame(level / LEVELS) for level in range(LEVELS + 1)]  # as in the project's figures
     return {
@@ -148,12 +147,6 @@ def image_size(sprites: Sprites | None, most_tiles: int) -> tuple[int, int]:
     # Whole multiples of a small image keep all of its pixels alike.
     scale = max(room // sprites.width, 1) if sprites.width <= room else room / sprites.width
     return round(sprites.width * scale), round(sprites.height * scale)
-
-
-def truth_marks(instance_label: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mark of each slot: a triangle where it is positive, a question mark where others alone are known."""
-    known = ((instance_label >= 0) & mask).any(axis=1, keepdims=True)
-    return np.where(instance_label == 1, "▲", np.where((instance_label == -1) & known, "?", ""))
 
 
 def make_tiles(

@@ -16,13 +16,7 @@ HALF_PAGE = 560  # CSS pixels; pictures up to so wide stand side by side
 
 
 def render(title: str, parts: Sequence[Part], subtitle: str = "") -> str:
-    """Makes the whole page, to be written as UTF-8.
-
-    Args:
-        title: heading of the page, and its name in the browser.
-        parts: what it shows, in this order.
-        subtitle: a line below the heading.
-    """
+    """The whole page, with the parts in their order, to be written as UTF-8."""
     kinds = [type(part).__name__.lower() for part in parts]
     views = {number: show(part) for number, part in enumerate(parts) if isinstance(part, Gallery)}
     page = {"title": title, "subtitle": subtitle, "parts": parts, "kinds": kinds, "views": views}

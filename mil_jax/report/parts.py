@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_index
 from mil_jax.text import Table
 
 Values = np.ndarray | Array
@@ -37,11 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, as the bytes of a PNG file.
-
-    Raises:
-        InputError: other bytes.
-    """
+    """An image, as the bytes of a PNG file; others are an InputError."""
 
     title: str
     png: bytes
@@ -61,20 +57,6 @@ class Picture:
 class Gallery:
     """Bags to browse: each instance with its weight, the spread of the weight over members, and the truth.
 
-    Attributes:
-        title: heading of the part.
-        pool: every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown
-            (integers in 0..255, floats in 0..1, other floats stretched), of anything else, and of None, the weights
-            alone.
-        rows: slot to row of the pool ``[B, K]``.
-        mask: True where a slot holds an instance ``[B, K]``.
-        label: class of each bag ``[B]``.
-        instance_label: 1 positive, 0 negative, -1 unknown or empty ``[B, K]``.
-        attention: weights by each member, 1 in sum over the mask ``[S, B, K]``.
-        probability: of each class, by each member ``[S, B, C]``.
-        caption: a line below the heading.
-        classes: their C names; where not given, negative and positive for two, else numbers.
-
     Raises:
         InputError: shapes that do not fit together, no bag or no member, a label that is no class, or a row that the
             pool does not have.
@@ -82,14 +64,24 @@ class Gallery:
 
     title: str
     pool: Shaped[Values, "N ..."] | None
+    """Every instance once; images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]`` are shown (integers in 0..255,
+    floats in 0..1, other floats stretched), of anything else, and of None, the weights alone."""
     rows: Int[Values, "B K"]
+    """Slot to row of the pool ``[B, K]``."""
     mask: Bool[Values, "B K"]
+    """True where a slot holds an instance ``[B, K]``."""
     label: Int[Values, " B"]
+    """Class of each bag ``[B]``."""
     instance_label: Int[Values, "B K"]
+    """1 positive, 0 negative, -1 unknown or empty ``[B, K]``."""
     attention: Float[Values, "S B K"]
+    """Weights by each member, 1 in sum over the mask ``[S, B, K]``."""
     probability: Float[Values, "S B C"]
+    """Of each class, by each member ``[S, B, C]``."""
     caption: str = ""
+    """A line below the heading."""
     classes: Sequence[str] = ()
+    """Their C names; where not given, negative and positive for two, else numbers."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # NumPy's arrays: reading single bags from JAX's would take long
@@ -108,12 +100,9 @@ class Gallery:
         for name, shape in (shapes | {"classes": given[2:]}).items():
             if np.shape(getattr(self, name)) != shape:
                 raise InputError(f"{name}.shape", np.shape(getattr(self, name)), f"expected {shape}, as the others are")
-        limits = {"label": (self.label, given[2])}
+        check_index("label", np.asarray(self.label), given[2])
         if self.pool is not None:
-            limits["rows"] = self.rows[self.mask], len(self.pool)
-        for name, (index, limit) in limits.items():
-            if index.size and not 0 <= index.min() <= index.max() < limit:
-                raise InputError(name, [int(index.min()), int(index.max())], f"expected 0 to {limit - 1}")
+            check_index("rows", np.asarray(self.rows[self.mask]), len(self.pool))
 
 
 Part: TypeAlias = Text | Settings | Table | Picture | Gallery

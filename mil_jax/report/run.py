@@ -25,14 +25,12 @@ TITLES = {
 
 
 def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> str:
-    """The report of a run that has come to its end, as HTML.
+    """The report of a run that has come to its end (see `saved.load_finished`), as HTML.
 
-    Args:
-        run: see `runs.load_finished`.
-        pool: the instances of the test bags, which `rows` in its `attention.npz` point into; without it the bags are
-            shown as their weights alone.
+    The rows in its `attention.npz` point into `pool`, the test instances; without it, bags are shown as weights alone.
     """
-    bags = run_gallery(run, pool)
+    *parts, bags = run_parts(run, pool)
+    assert isinstance(bags, Gallery)
     sizes = np.asarray(bags.mask).sum(axis=1)
     size = f"{sizes.max():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
     members = f"{len(bags.attention)} member" + "s" * (len(bags.attention) > 1)
@@ -40,7 +38,7 @@ def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None
     subtitle = f"{members}, bags of {size}" + f" of {name}" * (name is not None) + f", seed {seed}" * (seed is not None)
     binary = tuple(bags.classes) == ("negative", "positive")
     title = "Which instance of a bag made it positive?" if binary else "Which instances decided the class of a bag?"
-    return render(title, run_parts(run, pool), f"{subtitle}: {run.path.name}")
+    return render(title, [*parts, bags], f"{subtitle}: {run.path.name}")
 
 
 def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:

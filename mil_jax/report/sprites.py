@@ -16,24 +16,19 @@ MOST_BYTES = 9_000_000  # of all sheets together, before base64 makes four of th
 
 
 class Sprites(NamedTuple):
-    """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown.
-
-    Attributes:
-        sheets: PNG files.
-        columns: images in a line, in every sheet.
-        lines: how many lines each sheet has.
-        width: of an image, in pixels as stored.
-        height: the same.
-        shrunk: how much smaller than the instances they are; 1 where they are as given.
-        place: ``[N, 3]``.
-    """
+    """Where the images are: ``place[i]`` is (sheet, column, row) of the pool's row i; -1 where it is not shown."""
 
     sheets: list[bytes]
+    """PNG files."""
     columns: int
+    """Images in a line, in every sheet."""
     lines: list[int]
+    """How many lines each sheet has."""
     width: int
+    """Of an image, in pixels as stored."""
     height: int
     shrunk: int
+    """How much smaller than the instances they are; 1 where they are as given."""
     place: np.ndarray
 
 
@@ -43,12 +38,7 @@ def are_images(pool: Shaped[np.ndarray, "N ..."]) -> bool:
 
 
 def make_sprites(pool: Shaped[np.ndarray, "N ..."], shown: Int[np.ndarray, " M"]) -> Sprites:
-    """Puts the images that are shown on sheets; where these get too heavy, the images are halved until they do not.
-
-    Args:
-        pool: images ``[N, H, W]``, ``[N, H, W, 1]`` or ``[N, H, W, 3]``.
-        shown: the rows that are shown, each once.
-    """
+    """Puts the images that are shown, rows of the pool, on sheets; halves them until these are not too heavy."""
     images, shrunk = to_bytes(pool[shown]), 1
     while sum(map(len, (sprites := _sheets(images, shown, len(pool), shrunk)).sheets)) > MOST_BYTES:
         if min(images.shape[1:3]) < 8:

@@ -23,11 +23,13 @@ from mil_jax.errors import InputError, check_whole
 from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
 from mil_jax.members import Members
 from mil_jax.model import MIL
+from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.run.config import DataConfig
+from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.study import Study, StudyConfig, begin
-from mil_jax.sampling import BagsConfig, Splits, sample_bags, split_pool
-from mil_jax.training import MemberKeys
+from mil_jax.sampling import BagsConfig, Splits, draw_sets, split_pool
+from mil_jax.training import FitConfig, MemberKeys
 
 # What `scores_of` gives for every member, and how tables and figures call it.
 MEASURES = {
@@ -53,11 +55,7 @@ OF_ATTENTION = ("hit_at_1", "instance_auc", "positive_mass", "normalized_entropy
 
 @dataclass(frozen=True)
 class AblationConfig(StudyConfig):
-    """What every ablation can be told; a script adds its own options and changes defaults.
-
-    Raises:
-        InputError: a value out of range, or a measure that nobody computes.
-    """
+    """What every ablation can be told; a script adds its own options and changes defaults."""
 
     labels: ClassVar[Mapping[str, str]] = MEASURES
 
@@ -78,55 +76,43 @@ class AblationConfig(StudyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("members", self.members, 2)  # intervals need more than one seed
-        check_whole("epochs", self.epochs, 1)
         self.bags()
+        self.training()
         if not self.measures:
             raise InputError("measures", self.measures, f"expected some of {', '.join(self.labels)}")
         check_names(self.measures, tuple(self.labels), "measures")
 
     def bags(self, **law: Any) -> BagsConfig:
         """So many bags as the options say, by a law."""
-        counts = {name: getattr(self, name) for name in ("train_bags", "val_bags", "test_bags")}
-        return BagsConfig(**counts, **law)
+        return BagsConfig(train_bags=self.train_bags, val_bags=self.val_bags, test_bags=self.test_bags, **law)
+
+    def training(self) -> FitConfig:
+        """How long members train; without an option `patience`, to the last epoch."""
+        return FitConfig(self.epochs, patience=getattr(self, "patience", self.epochs))
 
 
 def check_points(argument: str, values: Sequence[Any], fewest: int = 1) -> None:
-    """Refuses a list of settings with too few, or with one twice.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a list of settings with too few, or with one twice."""
     if len(values) < fewest or len(set(values)) < len(values):
         raise InputError(argument, values, f"expected {fewest} or more different ones")
 
 
 @dataclass(frozen=True, eq=False)
 class Ablation(Study):
-    """An ablation that is running.
-
-    Attributes:
-        data: the instances.
-        key: decides what all seeds share.
-        seeds: a key for each seed [S]: it decides the bags.
-        keys: of the members, one for each seed.
-    """
+    """An ablation that is running."""
 
     data: Dataset
+    """The instances."""
     key: Key[Array, ""]
+    """Decides what all seeds share."""
     seeds: Key[Array, " S"]
+    """A key for each seed [S]: it decides the bags."""
     keys: MemberKeys
-
-    def keys_of(self, points: int) -> MemberKeys:
-        """The keys of the seeds, once for each point: [P * S]."""
-        return jax.tree.map(lambda keys: jnp.tile(keys, points), self.keys)
+    """Of the members, one for each seed."""
 
 
 def prepare(name: str, question: str | None, config: Any) -> Ablation:
-    """Starts JAX and loads the data.
-
-    Raises:
-        InputError: data that cannot be had, a folder that is taken, or devices that there are not.
-    """
+    """Starts JAX and loads the data; an InputError where that cannot be, and nothing is written."""
     study = begin(f"ablations/{name}", question, config, config.members)
     with study.watch.phase("data"):
         data = datasets.load(config.data.dataset, config.data.data_dir, config.data.manual_dir)
@@ -145,21 +131,10 @@ def draw(study: Ablation, law: BagsConfig) -> list[Splits]:
 
 
 def draw_splits(study: Ablation, key: Key[Array, ""], law: BagsConfig) -> Splits:
-    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance.
-
-    Raises:
-        InputError: a class or a size of bags that the data cannot give.
-    """
-    data = study.data
+    """The bags of one seed, or of all where `key` is the study's; validation and test bags share no instance."""
     # The same halves for all seeds, so that their draws are compiled once.
-    halves = split_pool(jax.random.fold_in(study.key, 1), len(data.test.label), 0.5)
-    pools = ((data.train, None), (data.test, halves[0]), (data.test, halves[1]))
-    counts = (law.train_bags, law.val_bags, law.test_bags)
-    keys = jax.random.split(jax.random.fold_in(key, 1), 3)
-    return Splits(*(
-        sample_bags(key, pool.x, pool.label, law, count=count, among=among)
-        for key, (pool, among), count in zip(keys, pools, counts, strict=True)
-    ))  # fmt: skip
+    halves = split_pool(jax.random.fold_in(study.key, 1), len(study.data.test.label), 0.5)
+    return draw_sets(jax.random.split(jax.random.fold_in(key, 1), 3), study.data, law, halves)
 
 
 def join(draws: Sequence[Splits]) -> Splits:
@@ -169,26 +144,32 @@ def join(draws: Sequence[Splits]) -> Splits:
 
 def join_points(points: Sequence[Splits]) -> Splits:
     """The bags of the members of several points as those of one ensemble: [P * S, B, K]."""
-    joined = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])  # noqa: E731
     return Splits(*(
-        Bags(parts[0].pool, jax.tree.map(joined, *(part.view for part in parts)))
+        Bags(parts[0].pool, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.view for part in parts)))
         for parts in zip(*points, strict=True)
     ))  # fmt: skip
 
 
-# ---- scores ----
+# ---- training and scores ----
+
+
+def task_of(study: Ablation, mil: MIL, splits: Splits, hyper: Hyper | None = None) -> Task:
+    """The training of all seeds on the bags of all points, [P * S, B, K], with a seed's keys the same at each point."""
+    points = len(splits.train.rows) // study.config.members if splits.train.by_member else 1
+    keys = jax.tree.map(lambda keys: jnp.tile(keys, points), study.keys)
+    return Task(mil, keys, splits.train, splits.val, study.config.training(), hyper or make_hyper(splits.train))
 
 
 def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[str, np.ndarray]:
     """All of `MEASURES` for each member [S], on shared bags or on each member's own."""
     with study.watch.phase("evaluate"):
         predicted = predict(mil, members, part, placement_of(study.config.compute, members.count))
-        collapsed = np.array([bool(found) for found in warnings_of(predicted, part)], float)
+        collapsed = np.array([bool(warnings) for warnings in warnings_of(predicted, part)], float)
         return measures_of(evaluate_members(predicted, part)) | {"collapsed": collapsed}
 
 
 def measures_of(judged: Evaluation) -> dict[str, np.ndarray]:
     """The numbers of evaluations [R] by the names of `MEASURES`, but for `collapsed`."""
     flat = flatten(judged)
-    prefix = lambda name: "positive_" if name in OF_ATTENTION else "bags_"  # noqa: E731
-    return {name: flat[prefix(name) + name] for name in MEASURES if name != "collapsed"}
+    groups = {name: "positive" if name in OF_ATTENTION else "bags" for name in MEASURES if name != "collapsed"}
+    return {name: flat[f"{group}_{name}"] for name, group in groups.items()}

@@ -20,6 +20,7 @@ from mil_jax import crossing
 from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
+from mil_jax.datasets.records import BagSet
 from mil_jax.datasets.split_files import write_splits
 from mil_jax.ensemble import Ensemble, average, fit_ensemble, predict
 from mil_jax.errors import RunError
@@ -29,18 +30,20 @@ from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import by_member
 from mil_jax.protocols import split_bags
 from mil_jax.run import figures, screen, summary
-from mil_jax.run.config import MembersConfig, Problem
+from mil_jax.run.config import MembersConfig, Problem, aside
 from mil_jax.run.experiment import describe, draw_keys, write_figures, write_results
 from mil_jax.run.fit import Task, checkpoint_tree, fit_recorded
 from mil_jax.run.folder import RunFolder, open_run
+from mil_jax.run.maps import write_maps
 from mil_jax.run.outcome import (
     Material,
     Outcome,
+    instance_table,
     judge_fits,
     prediction_rows,
     score_row,
     score_rows,
-    score_table,
+    score_tables,
     settings_table,
 )
 from mil_jax.run.processes import placement_of
@@ -88,6 +91,10 @@ class CohortConfig(MembersConfig):
     search: Search = Search()
     model: ModelConfig = ModelConfig(hidden=(256, 128), dropout=0.25, attention_units=128, head="sum")
     fit: FitConfig = FitConfig(epochs=40, patience=10)
+    maps: int = aside(2)
+    """Bags of each class with a heat map, where bags have positions: figure, tiles, and GeoJSON for QuPath."""
+    thumbnails: Path | None = aside(None)
+    """A folder with an image for each bag, to draw maps on."""
     optimism: bool = False
     """Train once more with epochs chosen on the test folds, to see what that would pretend."""
 
@@ -159,7 +166,9 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         write_outcome(run, material, outcome, rows, seen)
         with watch.phase("plots"):
             write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, config.plot_bags))
-        results = summary_of(kept, outcome, material, seen, [score_table(rows), tried], config.seed)
+            draw_maps(run, config, cohort, data, outcome, plan.tested())
+        tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
+        results = summary_of(kept, outcome, material, seen, tables, config.seed)
         write_results(run, config, dataclasses.replace(results, seconds=watch.read()), seen)
         run.drop_progress()
     screen.print_results(results)
@@ -234,8 +243,19 @@ def summary_of(
     judged = dataclasses.replace(outcome.fits, predicted=outcome.pooled.predicted, ensemble=outcome.pooled.ensemble)
     results = summary.summarize(kept, judged, seen, seed)
     members, plan = len(results.members) // material.plan.fits, material.plan
-    rows = [row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)]
+    rows = [
+        row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)
+    ]
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
+
+
+def draw_maps(
+    run: RunFolder, config: CohortConfig, cohort: Cohort, data: BagSet, outcome: Outcome, tested: np.ndarray
+) -> None:
+    """Maps of the first test bags of each class, by the members that have not seen them."""
+    first = figures.first_bags(cohort.label[tested], config.maps)
+    attention = np.asarray(outcome.pooled.predicted.attention)[:, first]
+    write_maps(run, cohort, data, attention, tested[first], config.thumbnails)
 
 
 def write_outcome(

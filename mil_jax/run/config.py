@@ -1,21 +1,20 @@
 """What a run is asked for: records that an experiment's config is composed of, and which of it decides the results.
 
-A config nests records; as options of a command they are flat. A field made by `aside` does not decide what comes out
-(where data lie, where results go, on how many devices), and may change when a run is resumed.
+A config nests records, each of which refuses values out of range; as options of a command they are flat. A field made
+by `aside` does not decide what comes out (where data lie, where results go, on how many devices), and may change when a
+run is resumed.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mil_jax.errors import InputError, check_fields, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
 from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
-
-Config = TypeVar("Config")
 
 DEFAULT_NAMES = ("negative", "positive")  # of two classes that have no names of their own
 
@@ -39,11 +38,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a run is computed: it decides what comes out no further than `placement.Placement` says.
-
-    Raises:
-        InputError: a number out of range.
-    """
+    """How a run is computed: it decides what comes out no further than `placement.Placement` says."""
 
     devices: int | None = None
     """Devices that share the members; on a CPU one per core where not given, elsewhere all."""
@@ -78,11 +73,7 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class MembersConfig:
-    """What a run of several members is asked for besides its bags and the numbers that they train with.
-
-    Raises:
-        InputError: a value out of range, or choices that do not go together.
-    """
+    """What a run of members is asked for besides its bags and the numbers that they train with."""
 
     seed: int = 0
     """Decides everything that is drawn: bags, initial parameters, orders of bags."""
@@ -127,22 +118,19 @@ class RunConfig(MembersConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What the bags of a run are.
-
-    Attributes:
-        name: what tables and figures call them.
-        splits: bags to learn from, to choose on, and to judge on.
-        class_names: a name for each class.
-        content_hash: of what they were drawn from, so that a run is not resumed on other data; of the bags themselves
-            where not given.
-        experiment: what made the run.
-    """
+    """What the bags of a run are."""
 
     name: str
+    """What tables and figures call them."""
     splits: Splits
+    """Bags to learn from, to choose on, and to judge on."""
     class_names: tuple[str, ...] = DEFAULT_NAMES
+    """A name for each class."""
     content_hash: str = ""
+    """Of what they were drawn from, so that a run is not resumed on other data; of the bags themselves where not
+    given."""
     experiment: str = "own_bags"
+    """What made the run."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -151,20 +139,12 @@ class Problem:
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed that JAX would cut to 32 bits.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a seed that JAX would cut to 32 bits."""
     check_whole("seed", seed, 0, 2**32 - 1)
 
 
 def check_out(out: str | Path | None) -> None:
-    """Refuses an empty name of a folder, which would be the folder one stands in, and one that no folder can have.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a folder's name that is too long, or empty, and so the folder one stands in."""
     if out is None:
         return
     if str(out) in ("", ".") or "\0" in str(out):
@@ -201,10 +181,10 @@ def settings(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, {"paths": paths, "output": rest, **how}
 
 
-def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+def with_options(config: Any, options: Mapping[str, Any]) -> Any:
     """The config with options as JSON has them; those of `compute` stay as they are."""
     values = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and field.name != "compute":
             values[field.name] = with_options(value, options)
@@ -212,4 +192,4 @@ def with_options(config: Config, options: Mapping[str, Any]) -> Config:
             given = options[field.name]
             is_path = field.name.endswith("_dir") and given
             values[field.name] = tuple(given) if isinstance(given, list) else Path(given) if is_path else given
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    return dataclasses.replace(config, **values)

@@ -21,12 +21,12 @@ import numpy as np
 
 from mil_jax import report
 from mil_jax.collapse import WHAT_TO_TRY
-from mil_jax.comparison import Point, Row, row_of
+from mil_jax.comparison import Band, Point, Row, band, row_of
 from mil_jax.ensemble import predict
 from mil_jax.members import Members
 from mil_jax.model import MIL
 from mil_jax.run.ablation import Ablation
-from mil_jax.run.config import fields_of
+from mil_jax.run.config import settings
 from mil_jax.run.processes import placement_of
 from mil_jax.run.screen import print_table, say
 from mil_jax.run.study import open_study
@@ -61,6 +61,14 @@ def strips(
     }
 
 
+def panels(study: Ablation, rows: Sequence[Row], lines: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Band]]:
+    """The panels of `plots.panels_with_band`: the measures shown, and a line over the names of some points for each."""
+    return {
+        study.config.labels[measure]: {name: band(rows, measure, points) for name, points in lines.items()}
+        for measure in study.config.measures
+    }
+
+
 def gallery_of(
     study: Ablation, mil: MIL, members: Members, title: str, positive_class: int, bag_size: int = 3
 ) -> report.Gallery:
@@ -88,16 +96,9 @@ def conclude(
     more: Mapping[str, Any] = {},
     note: str = NOTE,
 ) -> Path:
-    """Writes results.csv, summary.json, figures and report.html, and prints the tables.
+    """Writes results.csv of all points, summary.json, figures and report.html, and prints the tables.
 
-    Args:
-        study: the ablation.
-        points: all points.
-        rows: what `tabulate` made of those that tables show.
-        figures: names to figures and their captions.
-        gallery: a part of the report with bags.
-        more: what `summary.json` shall hold besides.
-        note: what the report says of its numbers.
+    Tables show the rows, `tabulate` of some points; summary.json holds `more` besides, and the report the gallery.
     """
     shown = {row["point"] for row in rows}
     warnings = collapses([point for point in points if point.name in shown])
@@ -126,12 +127,10 @@ def conclude(
 
 def collapses(points: Sequence[Point]) -> list[str]:
     """A sentence for each point where attention has collapsed for some seeds."""
-    counts = {
-        point.name: (int(np.nansum(point.scores["collapsed"])), len(point.scores["collapsed"])) for point in points
-    }
     return [
-        f"{name}: attention has collapsed for {count} of {size} seeds; try {WHAT_TO_TRY}"
-        for name, (count, size) in counts.items() if count
+        f"{point.name}: attention has collapsed for {count} of {len(point.scores['collapsed'])} seeds; "
+        f"try {WHAT_TO_TRY}"
+        for point in points if (count := int(np.nansum(point.scores["collapsed"])))
     ]  # fmt: skip
 
 
@@ -163,6 +162,6 @@ def page(study: Ablation, remarks: Sequence[str], parts: Sequence[report.Part], 
     """The report as HTML."""
     title, *text = study.question.strip().split("\n\n")
     about = report.Text("About", [*(" ".join(paragraph.split()) for paragraph in text[:1]), *remarks])
-    options = {name: value for name, value, is_aside in fields_of(study.config) if not is_aside}
-    settings = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
-    return report.render(title, [about, *parts, settings], subtitle=study.data.name)
+    options, _ = settings(study.config)
+    about_run = report.Settings("Settings", options | {"data": study.data.source, "seconds": round(seconds, 1)})
+    return report.render(title, [about, *parts, about_run], subtitle=study.data.name)

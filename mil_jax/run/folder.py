@@ -87,12 +87,12 @@ class RunFolder:
 
         self._put(name, save)
 
-    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+    def write_arrays(self, name: str, **arrays: Any) -> None:
         """Writes a compressed NumPy archive; the same arrays give the same bytes."""
 
         def save(path: Path) -> None:
             with path.open("wb") as file:  # given a path, NumPy would change its ending
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                np.savez_compressed(file, **arrays)
 
         self._put(name, save)
 
@@ -114,13 +114,8 @@ class RunFolder:
     def load_progress(self, tree: Any) -> tuple[int, Any] | None:
         """The newest whole checkpoint, as (epoch, tree), with the log cut back to it; None where there is none.
 
-        One that is damaged is passed over, which `log.txt` tells.
-
-        Args:
-            tree: records of the structure that `save_progress` got; the arrays may have other sizes.
-
-        Raises:
-            InputError: a checkpoint of another configuration.
+        One that is damaged is passed over, which `log.txt` tells; one of another configuration is an InputError. Arrays
+        may have other sizes than those of `tree`, whose structure is that which `save_progress` got.
         """
         loaded = checkpoints.load_progress(self.path / "progress", tree, self._log_bytes(), self.note)
         if loaded is None:
@@ -212,12 +207,12 @@ def open_run(
         raise InputError("out", str(path), f"expected a folder that can be made ({error})") from None
     lock = FileLock(path / ".lock")
     try:
-        held = lock.acquire(timeout=0)
+        locked = lock.acquire(timeout=0)
     except Timeout:
         raise InputError("out", str(path), "expected another folder: another process is running in it") from None
     except OSError as error:
         raise InputError("out", str(path), f"expected a folder that can be written to ({error})") from None
-    with held:
+    with locked:
         if not resume:
             content = {"format": FORMAT, **config, **how, "versions": versions()}
             run.write_json("config.json", content)
@@ -231,11 +226,7 @@ def open_run(
 
 
 def check_free(path: str | Path, can_resume: bool = True) -> None:
-    """Refuses a path where no new run can be made; touches nothing.
-
-    Raises:
-        InputError: the path holds a run, or is not a folder that can be written to.
-    """
+    """Refuses, by an InputError, a path where no new run can be made, or that holds one; touches nothing."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError("out", str(path), "expected a folder, not a file")

@@ -14,14 +14,13 @@ from jaxtyping import Array, Float, Int
 from mil_jax import crossing, evaluation
 from mil_jax.bags import Bags, take
 from mil_jax.ensemble import Ensemble, average, predict
-from mil_jax.evaluation import Evaluation
 from mil_jax.folds import Plan
 from mil_jax.model import MIL, Prediction
 from mil_jax.placement import Placement
 from mil_jax.protocols import split_bags
 from mil_jax.run import summary
 from mil_jax.run.summary import Judged
-from mil_jax.scores import SCORES, Score, group_scores
+from mil_jax.scores import SCORES, group_scores
 from mil_jax.text import Table
 
 Row = dict[str, Any]
@@ -106,22 +105,23 @@ def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Place
 
 
 def score_rows(name: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> list[Row]:
-    """A row for all test bags and one for each fit, with every score, its interval and its standard error."""
+    """Rows for all test bags at once, for the mean over fits and for each fit, with scores, intervals and errors."""
     plan = material.plan
-    scopes = {"all folds": probability}
+    of_fits = np.full((plan.fits, *probability.shape[1:]), np.nan)
     for fit, test in enumerate(plan.folds.test):
-        alone = np.full_like(probability[:1], np.nan)
         seen = test[test >= 0]
-        alone[0, seen] = probability[plan.round[fit], seen]
-        scopes[fit_name(plan, fit)] = alone
-    return [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
+        of_fits[fit, seen] = probability[plan.round[fit], seen]
+    scopes = {"all folds": probability, "mean of folds": of_fits}
+    scopes |= {fit_name(plan, fit): of_fits[fit : fit + 1] for fit in range(plan.fits)}
+    rows = [score_row(name, scope, values, material, key) for scope, values in scopes.items()]
+    return [row | {"fit": i - 2 if i > 1 else None} for i, row in enumerate(rows)]
 
 
 def score_row(name: str, scope: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> Row:
     """The scores of one scope."""
     known = np.isfinite(probability).all(axis=2).any(axis=0)
     groups = [group for group, is_known in zip(material.groups, known, strict=True) if is_known]
-    row: Row = {"model": name, "bags": scope, "count": int(known.sum()), "groups": len(set(groups))}
+    row: Row = {"model": name, "bags": scope, "fit": None, "count": int(known.sum()), "groups": len(set(groups))}
     if not known.any():
         return row | {f"{score}{end}": np.nan for score in SCORES for end in ("", "_se", "_low", "_high")}
     scores = group_scores(probability[:, known], material.label[known], groups, key)
@@ -139,16 +139,28 @@ def fit_name(plan: Plan, fit: int) -> str:
     return f"round {plan.round[fit]}" + (f", fold {fold}" if np.sum(plan.round == plan.round[fit]) > 1 else "")
 
 
+CAPTION = (
+    "[95 % interval over groups], ± standard error over rounds, or over fits. 'All folds' ranks the bags of all fits "
+    "together, which costs AUC where fits are calibrated differently; 'mean of folds' ranks inside each."
+)
 SHOWN = ("auc", "average_precision", "balanced_accuracy", "f1", "calibration_error")
 
 
-def score_table(rows: Sequence[Row]) -> Table:
-    """The rows on the screen and in the report."""
-    rounds = any(np.isfinite(row["auc_se"]) for row in rows)
-    cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in rows]
-    error = ", ± standard error over repeats" if rounds else ""
+def score_tables(rows: Sequence[Row]) -> list[Table]:
+    """The scores over all fits, and a shorter row for each fit."""
+    whole = [row for row in rows if row["fit"] is None]
+    cells = [[row["model"], row["bags"], row["count"], *(_interval(row, name) for name in SHOWN)] for row in whole]
     columns = ("model", "test bags", "number", *(name.replace("_", " ") for name in SHOWN))
-    return Table("Bags that the members have not seen", columns, cells, f"[95 % interval over groups]{error}")
+    of_fits = [
+        [row["bags"], row["count"], row["groups"], _interval(row, "auc"), _interval(row, "balanced_accuracy")]
+        for row in rows
+        if row["fit"] is not None
+    ]
+    each = ("test bags", "number", "groups", "auc", "balanced accuracy")
+    return [
+        Table("Bags that the members have not seen", columns, cells, CAPTION),
+        Table("The same by fit", each, of_fits, "[95 % interval over groups]"),
+    ]
 
 
 def _interval(row: Row, name: str) -> str:
@@ -162,11 +174,32 @@ def settings_table(
     """The mean validation loss of each setting in each fit; the chosen one is marked."""
     loss = np.asarray(val_loss).reshape(len(names), plan.fits, -1).mean(axis=2)
     rows = [
-        [name, *(f"{loss[i, fit]:.4f}{' *' if chosen[fit] == i else ''}" for fit in range(plan.fits)), int((chosen == i).sum())]
+        [
+            name,
+            *(f"{loss[i, fit]:.4f}{' *' if chosen[fit] == i else ''}" for fit in range(plan.fits)),
+            int((chosen == i).sum()),
+        ]
         for i, name in enumerate(names)
     ]
     columns = ("setting", *(fit_name(plan, fit) for fit in range(plan.fits)), "times chosen")
     return Table("Validation loss of each setting (* chosen)", columns, rows)
+
+
+def instance_table(outcome: Outcome) -> Table | None:
+    """How well the attention ranks the instances of positive bags, where their truth is known."""
+    members, whole = outcome.pooled.members["test"].positive, outcome.pooled.ensemble["test"].positive
+    if not np.asarray(whole.has_both) > 0:
+        return None
+    names = {"instance_auc": "instance AUC", "hit_at_1": "hit@1", "positive_mass": "weight on positive instances"}
+    rows = []
+    for name, title in names.items():
+        mean, spread = evaluation.mean_and_spread(np.asarray(getattr(members, name)))
+        rows.append((title, mean, spread, float(getattr(whole, name))))
+    columns = ("positive test bags", "mean of members", "standard deviation", "ensemble")
+    caption = (
+        f"{len(outcome.pooled.diverged)} members that differ by their seeds, each bag by the fit that has not seen it"
+    )
+    return Table("Attention against the true instances", columns, rows, caption)
 
 
 # ---- predictions ----
@@ -201,5 +234,8 @@ def called(mean: np.ndarray, spread: np.ndarray, class_names: Sequence[str], thr
     known = np.isfinite(mean).all()
     row["called"] = class_names[int(mean.argmax())] if known else None
     if threshold is not None:
-        row |= {"threshold": float(threshold), "called_at_threshold": class_names[int(mean[1] >= threshold)] if known else None}
+        row |= {
+            "threshold": float(threshold),
+            "called_at_threshold": class_names[int(mean[1] >= threshold)] if known else None,
+        }
     return row

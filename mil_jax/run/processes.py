@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,11 +18,7 @@ from mil_jax.run.config import Compute
 
 
 def start_jax(compute: Compute, members: int) -> None:
-    """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts.
-
-    Raises:
-        InputError: options that do not go together, or devices that there are not.
-    """
+    """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts."""
     folder = cache_folder(compute.compilation_cache)
     jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -35,21 +31,13 @@ def start_jax(compute: Compute, members: int) -> None:
 
 def make_cpu_devices(compute: Compute) -> None:
     """One device per core, at least two (see `placement.default_placement`), or as many as asked for."""
-    wanted = compute.devices or max(core_count(), 2)
-    if compute.devices is not None and compute.processes:
-        wanted = -(-compute.devices // compute.processes)
-    try:
+    wanted = -(-compute.devices // (compute.processes or 1)) if compute.devices else max(core_count(), 2)
+    with suppress(RuntimeError):  # JAX has started already, as in a notebook or a test: its devices stay as they are
         jax.config.update("jax_num_cpu_devices", wanted)
-    except RuntimeError:  # JAX has started already, as in a notebook or a test: its devices stay as they are
-        return
 
 
 def placement_of(compute: Compute, members: int) -> Placement:
-    """Where the members run: what the options say, and the defaults of the backend for the rest.
-
-    Raises:
-        InputError: more devices than there are.
-    """
+    """Where the members run: as the options say, else the backend's default; too many devices are an InputError."""
     default = default_placement(members)
     devices = default.devices if compute.devices is None else compute.devices
     together = default.together if compute.together is None else compute.together
@@ -92,11 +80,7 @@ LOST_REMEDY = "start all processes again, in any number, with --resume"
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Turns what JAX and Orbax raise when another process has died into one sentence.
-
-    Raises:
-        RunError: in a run of several processes, that one of them is lost.
-    """
+    """Turns what JAX and Orbax raise when another process has died into a RunError of one sentence."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, TimeoutError) as error:
@@ -160,11 +144,7 @@ def any_process(flag: bool) -> bool:
 
 
 def cache_folder(choice: str) -> Path | None:
-    """The folder of the compilation cache, by the user's choice; made if need be.
-
-    Raises:
-        InputError: a folder that cannot be made. (The one in the user's cache folder is done without.)
-    """
+    """The folder of the compilation cache, made if need be; an InputError if a folder that was named cannot be."""
     if choice == "off":
         return None
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

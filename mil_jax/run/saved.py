@@ -28,51 +28,41 @@ FORMAT = 2  # of the folder; raised when a reader of the old one could not read 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run read back, with all that predicting on new bags needs.
-
-    Attributes:
-        path: its folder.
-        config: what `config.json` holds.
-        summary: what `summary.json` holds; None where the run did not come to its end.
-        model: the members' model.
-        members: their best parameters, and how they standardise features.
-        class_names: a name for each class.
-    """
+    """A run read back, with all that predicting on new bags needs."""
 
     path: Path
+    """Its folder."""
     config: dict[str, Any]
+    """What `config.json` holds."""
     summary: Summary | None
+    """What `summary.json` holds; None where the run did not come to its end."""
     model: MIL
+    """The members' model."""
     members: Members
+    """Their best parameters, and how they standardise features."""
     class_names: tuple[str, ...]
+    """A name for each class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run that has come to its end left, but for the parameters.
-
-    Attributes:
-        path: its folder.
-        config: what `config.json` holds.
-        summary: what `summary.json` holds.
-        log: the lines of `metrics.jsonl`.
-        arrays: what `attention.npz` holds.
-    """
+    """What a run that has come to its end left, but for the parameters."""
 
     path: Path
+    """Its folder."""
     config: dict[str, Any]
+    """What `config.json` holds."""
     summary: Summary
+    """What `summary.json` holds."""
     log: list[dict[str, Any]]
+    """The lines of `metrics.jsonl`."""
     arrays: dict[str, np.ndarray]
+    """What `attention.npz` holds."""
 
 
 @checked
 def load_run(path: Path | str) -> Run:
-    """Reads a run back; its parameters predict on new bags with `ensemble.predict`.
-
-    Raises:
-        InputError: no run there, one of a newer format, or one without parameters.
-    """
+    """Reads a run back, to predict on new bags by `ensemble.predict`; an InputError where there is no whole one."""
     path = Path(path)
     config = read_config(path)
     if config["format"] < 2:
@@ -92,11 +82,7 @@ def load_run(path: Path | str) -> Run:
 
 @checked
 def load_finished(path: Path | str, argument: str = "path") -> FinishedRun:
-    """Reads what a run left that has come to its end; touches nothing.
-
-    Raises:
-        InputError: no run there, one of a newer format, one that has not come to its end, or a damaged file.
-    """
+    """Reads what a run left, touching nothing; an InputError where it has not come to its end, or is damaged."""
     path = Path(path)
     config = read_config(path, argument)
     if not (path / "summary.json").exists():
@@ -119,11 +105,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_members(path: Path, kind: InstanceKind) -> Members:
-    """Reads what `RunFolder.write_members` wrote onto the first device, wherever it was before.
-
-    Raises:
-        InputError: no whole checkpoint there.
-    """
+    """Reads what `RunFolder.write_members` wrote onto the first device; an InputError without a whole checkpoint."""
     try:
         tree = checkpoints.load(path)[0]
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
@@ -134,11 +116,7 @@ def load_members(path: Path, kind: InstanceKind) -> Members:
 
 
 def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses a folder that holds no run to go on with, or one with other options; touches nothing.
-
-    Raises:
-        InputError: as said.
-    """
+    """Refuses, by an InputError, a folder without a run to go on with, or with other options; touches nothing."""
     if (path / "summary.json").exists():
         raise InputError("resume", str(path), "expected a run that was stopped: this one has come to its end")
     if not (path / "config.json").exists():
@@ -164,11 +142,7 @@ def saved_options(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, argument: str = "path") -> dict[str, Any]:
-    """What `config.json` of a run holds.
-
-    Raises:
-        InputError: no run there, or one of a newer format.
-    """
+    """What `config.json` of a run holds; an InputError if there is none, or one of a newer format."""
     config = _read_json(path, "config.json", argument)
     groups = [config.get(name, {}) for name in ("options", "data", "paths", "output")]
     is_whole = {"format", "options", "data"} <= config.keys() and all(isinstance(group, dict) for group in groups)

@@ -86,7 +86,7 @@ def member_hyper(fits: Bags, search: Search, settings: Sequence[Setting], member
         members: M.
         target: what the bags are labelled with.
     """
-    count, repeat = len(np.asarray(fits.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)  # noqa: E731
+    count, repeat = len(np.asarray(fits.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)
     base = make_hyper(fits, HyperConfig(l2=search.l2, class_weights=search.class_weights), target)
     weight = np.tile(repeat(base.class_weight), (len(settings), 1))
     of = lambda name: np.repeat([getattr(s, name) for s in settings], count * members).astype(np.float32)  # noqa: E731

@@ -37,11 +37,9 @@ from mil_jax.training import EpochInfo, FitConfig, FitState
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What every study can be told.
+    """What every study can be told."""
 
-    Raises:
-        InputError: a value out of range.
-    """
+    can_resume: ClassVar[bool] = False
 
     seed: int = 0
     """Decides everything that is drawn."""
@@ -52,7 +50,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_out(self.out)
-        if self.compute.resume:
+        if self.compute.resume and not self.can_resume:
             raise InputError("resume", True, "expected another folder: a study keeps its rows, and is started anew")
 
 
@@ -116,29 +114,22 @@ class FoldsConfig(PoolingsConfig):
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study that is running.
-
-    Attributes:
-        name: of its script; with a slash, of the folder before it.
-        question: the docstring of its script.
-        config: its options.
-        out: the folder of its results, which `open_study` makes.
-        watch: counts its seconds.
-    """
+    """A study that is running."""
 
     name: str
+    """Of its script; with a slash, of the folder before it."""
     question: str
+    """The docstring of its script."""
     config: Any
+    """Its options."""
     out: Path
+    """The folder of its results, which `open_study` makes."""
     watch: Stopwatch
+    """Counts its seconds."""
 
 
 def begin(name: str, question: str | None, config: Any, members: int) -> Study:
-    """Refuses a folder that is taken and starts JAX, for so many members at most; nothing is written.
-
-    Raises:
-        InputError: a folder that holds a run already or cannot be made, or devices that there are not.
-    """
+    """Starts JAX, for so many members at most; a folder that is taken is an InputError, and nothing is written."""
     watch = Stopwatch()
     out = Path(config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(out, can_resume=False)
@@ -156,17 +147,10 @@ def open_study(study: Study, data: Mapping[str, Any]) -> AbstractContextManager[
 def train(
     study: Study, task: Task, title: str = "", *, progress: Progress | None = None, also: OnEpoch | None = None
 ) -> tuple[Ensemble, float]:
-    """`fit_ensemble` that shows how far it is; what comes back besides are the seconds.
+    """`fit_ensemble` that shows how far it is, and the seconds; a RunError where members diverged.
 
-    Args:
-        study: whose options say where the members run.
-        task: what is to be trained.
-        title: what the screen calls it where it is one of many.
-        progress: where to go on from.
-        also: called after every epoch.
-
-    Raises:
-        RunError: members diverged, so that there is nothing to compare.
+    `title` is what the screen calls it where it is one of many, `progress` where to go on from, and `also` is called
+    after every epoch.
     """
     started = time.perf_counter()
     with study.watch.phase("train"), epoch_progress(task.config.epochs, title) as show:
@@ -208,12 +192,9 @@ def mean_of_repeats(values: np.ndarray, repeats: int) -> np.ndarray:
 def summary_row(
     factors: Mapping[str, Any], scores: Mapping[str, np.ndarray], by_bag: Mapping[str, np.ndarray] = {}
 ) -> dict[str, Any]:
-    """A row of results.csv.
+    """A row of results.csv: what tells a setting from others, then mean and standard error of its scores over repeats.
 
-    Args:
-        factors: what tells the setting from others.
-        scores: of each repeat [R]; the row has their mean and standard error.
-        by_bag: the mean of some scores per bag [B]; the row has their interval over bags.
+    Of a score in `by_bag`, which holds its mean per bag, the row has the interval over bags too.
     """
     row = dict(factors)
     for name, values in scores.items():

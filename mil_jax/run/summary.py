@@ -47,32 +47,28 @@ ROLES = {"train": "learned from", "val": "epoch chosen on", "test": "untouched"}
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What `summary.json` holds.
-
-    Attributes:
-        members: a row for each member.
-        mean: the mean of each column over the members that have not diverged.
-        standard_deviation: of each column, divided by S - 1.
-        ensemble: the same columns of the ensemble, where they are defined.
-        which_is_which: what the columns mean.
-        test_details: tables of attention by groups of test bags, and of what the members are worth together.
-        seconds: of each phase.
-        tables: further ones, with title, columns, rows and caption.
-    """
+    """What `summary.json` holds."""
 
     members: list[dict[str, Any]]
+    """A row for each member."""
     mean: dict[str, Any]
+    """The mean of each column over the members that have not diverged."""
     standard_deviation: dict[str, Any]
+    """Of each column, divided by S - 1."""
     ensemble: dict[str, Any]
+    """The same columns of the ensemble, where they are defined."""
     which_is_which: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the columns mean."""
     test_details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Tables of attention by groups of test bags, and of what the members are worth together."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of each phase."""
     tables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Further ones, with title, columns, rows and caption."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The members as rows of a CSV file."""
-        join = lambda value: "; ".join(value) if isinstance(value, list) else value  # noqa: E731
-        return [{name: join(value) for name, value in row.items()} for row in self.members]
+        return [row | {"warnings": "; ".join(row["warnings"])} if "warnings" in row else row for row in self.members]
 
     def results_table(self, most_members: int) -> Table:
         """A row for each member, then their mean and standard deviation, and the ensemble."""
@@ -105,21 +101,18 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
-    """Predictions and evaluations of a run's members.
-
-    Attributes:
-        predicted: of the test bags, by each member.
-        members: evaluations of each member [S], by set.
-        ensemble: evaluations of the ensemble, by set; none of bags that members do not share.
-        warnings: sentences for each member.
-        diverged: the members that never had a finite validation loss.
-    """
+    """Predictions and evaluations of a run's members."""
 
     predicted: Prediction
+    """Of the test bags, by each member."""
     members: dict[str, Evaluation]
+    """Evaluations of each member [S], by set."""
     ensemble: dict[str, Evaluation]
+    """Evaluations of the ensemble, by set; none of bags that members do not share."""
     warnings: list[list[str]]
+    """Sentences for each member."""
     diverged: Bool[np.ndarray, " S"]
+    """The members that never had a finite validation loss."""
 
 
 def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | None = None) -> Judged:
@@ -138,7 +131,7 @@ def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | No
     # A pooling without attention cannot collapse: a mean is uniform by definition.
     attends = isinstance(mil.pooling, AttentionPooling)
     collapses = evaluation.warnings_of(predictions["val"], splits.val) if attends else [[]] * len(diverged)
-    warnings = [[DIVERGED] if gone else found for gone, found in zip(diverged, collapses, strict=True)]
+    warnings = [[DIVERGED] if gone else collapse for gone, collapse in zip(diverged, collapses, strict=True)]
     return Judged(predictions["test"], members, whole, warnings, diverged)
 
 

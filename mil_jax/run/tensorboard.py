@@ -31,31 +31,29 @@ Line = Mapping[str, Any]
 
 
 def check_installed() -> None:
-    """Refuses to go on without the package.
+    """Refuses, by an InputError that names the extra, to go on without the package."""
+    protos()
 
-    Raises:
-        InputError: it names the extra.
-    """
+
+def protos() -> tuple[Any, Any]:
+    """The package's modules of events and of summaries."""
     try:
-        import tensorboard.compat.proto.event_pb2  # noqa: F401
+        import tensorboard.compat.proto.event_pb2 as event_pb2
+        import tensorboard.compat.proto.summary_pb2 as summary_pb2
     except ImportError:
         raise InputError("tensorboard", True, "expected its package: pip install 'mil_jax[tensorboard]'") from None
+    return event_pb2, summary_pb2  # without types: the modules make their classes as they are imported
 
 
 def event_files(run: FinishedRun) -> dict[str, bytes]:
-    """The event files of a run, by their names inside the log folder; the same folder gives the same bytes.
-
-    Raises:
-        InputError: the package is not installed.
-    """
-    check_installed()
+    """The event files of a run, by their names in the log folder; the same folder gives the same bytes."""
     moment = (run.path / "metrics.jsonl").stat().st_mtime
     folders = {"mean": mean_values(run.log) + figure_values(run)}
     for row in run.summary.members:
         number = row["seed"]
-        own = [(line["epoch"], scalar(name, line[name])) for line in run.log if line["member"] == number
-               for name in scalar_names(line)]  # fmt: skip
-        folders[f"member_{number:03d}"] = own + attention_values(run.arrays, number, row["best_epoch"])
+        scalars = [(line["epoch"], scalar(name, line[name])) for line in run.log if line["member"] == number
+                   for name in scalar_names(line)]  # fmt: skip
+        folders[f"member_{number:03d}"] = scalars + attention_values(run.arrays, number, row["best_epoch"])
     return {f"{folder}/{FILE_NAME}": encode(values, moment) for folder, values in folders.items()}
 
 
@@ -69,14 +67,14 @@ def mean_values(log: Sequence[Line]) -> list[tuple[int, Any]]:
     epochs: dict[int, list[Line]] = {}
     for line in log:
         epochs.setdefault(line["epoch"], []).append(line)
-    found = []
+    means = []
     for epoch, lines in epochs.items():
         for name in scalar_names(lines[0]):
             values = np.array([line[name] for line in lines if line[name] is not None])
-            found.append((epoch, scalar(name, float(values.mean()))))
+            means.append((epoch, scalar(name, float(values.mean()))))
             if len(lines) > 1:
-                found.append((epoch, histogram(f"members/{name}", values)))
-    return found
+                means.append((epoch, histogram(f"members/{name}", values)))
+    return means
 
 
 def attention_values(arrays: Mapping[str, np.ndarray], member: int, epoch: int) -> list[tuple[int, Any]]:
@@ -101,58 +99,37 @@ def figure_values(run: FinishedRun) -> list[tuple[int, Any]]:
 # ---- values of a summary, in the forms that all of TensorBoard's readers know ----
 
 
-def _protos() -> tuple[Any, Any]:
-    # The modules make their classes as they are imported, which no type checker sees.
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-
-    return event_pb2, summary_pb2
-
-
 def scalar(tag: str, value: float) -> Any:
     """A number."""
-    _, protos = _protos()
-    return protos.Summary.Value(tag=tag, simple_value=value)
+    return protos()[1].Summary.Value(tag=tag, simple_value=value)
 
 
 def histogram(tag: str, values: Num[np.ndarray, " values"]) -> Any:
     """How many of the finite values are in each of 30 equal ranges; one range where all values are the same."""
-    _, protos = _protos()
+    _, summaries = protos()
     finite = values[np.isfinite(values)].astype(np.float64)
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     count, edges = np.histogram(finite, BUCKETS if high > low else 1, (low, high))
-    return protos.Summary.Value(
-        tag=tag,
-        histo=protos.HistogramProto(
-            min=low,
-            max=high,
-            num=len(finite),
-            sum=float(finite.sum()),
-            sum_squares=float((finite**2).sum()),
-            # TensorBoard reads the limits as the upper ends of ranges of which the first starts at -infinity.
-            bucket_limit=[low, *edges[1:].tolist()],
-            bucket=[0.0, *count.tolist()],
-        ),
-    )
+    # TensorBoard reads the limits as the upper ends of ranges of which the first starts at -infinity.
+    limits, counts = [low, *edges[1:].tolist()], [0.0, *count.tolist()]
+    moments = {"num": len(finite), "sum": float(finite.sum()), "sum_squares": float((finite**2).sum())}
+    histo = summaries.HistogramProto(min=low, max=high, **moments, bucket_limit=limits, bucket=counts)
+    return summaries.Summary.Value(tag=tag, histo=histo)
 
 
 def image(tag: str, png: bytes) -> Any:
     """A picture, as the bytes of a PNG file."""
-    _, protos = _protos()
+    _, summaries = protos()
     width, height = struct.unpack(">II", png[PNG_SIZE])
-    picture = protos.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-    return protos.Summary.Value(tag=tag, image=picture)
+    picture = summaries.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    return summaries.Summary.Value(tag=tag, image=picture)
 
 
 def encode(values: Sequence[tuple[int, Any]], moment: float) -> bytes:
-    """An event file: all values of a step in one event.
-
-    Args:
-        values: steps, each with a value of a summary.
-        moment: seconds since 1970, the time of all events.
-    """
+    """An event file, with an event for each step, of (step, value of a summary), at a moment in seconds since 1970."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    events, protos = _protos()
+    events, summaries = protos()
     steps: dict[int, list[Any]] = {}
     for step, value in values:
         steps.setdefault(step, []).append(value)
@@ -160,6 +137,6 @@ def encode(values: Sequence[tuple[int, Any]], moment: float) -> bytes:
     writer = RecordWriter(file)
     writer.write(events.Event(wall_time=moment, file_version="brain.Event:2").SerializeToString())
     for step in sorted(steps):
-        event = events.Event(wall_time=moment, step=step, summary=protos.Summary(value=steps[step]))
+        event = events.Event(wall_time=moment, step=step, summary=summaries.Summary(value=steps[step]))
         writer.write(event.SerializeToString())
     return file.getvalue()

@@ -1,0 +1,159 @@
+"""What does a trained ensemble say of new bags, how sure is it, and do they look like those it was trained on?
+
+    python experiments/predict_bags.py RUN --features DIR
+    python experiments/predict_bags.py RUN --features DIR --fit 2        (the members of one fold alone)
+
+RUN is a folder that `own_bags.py` made, wherever it lies now. Leaves `predictions.csv` in --out: the probability of
+each class with its spread over members, the entropy of the mean, the mutual information between label and member, and
+how unlike the training bags a bag is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mil_jax.arrays import bags_from_set
+from mil_jax.bags import Bags
+from mil_jax.committee import mutual_information
+from mil_jax.crossing import mean_features, unlikeness
+from mil_jax.datasets.cohort import Cohort, load_cohort
+from mil_jax.datasets.records import BagSet
+from mil_jax.ensemble import predict
+from mil_jax.errors import InputError, check_whole
+from mil_jax.model import Prediction
+from mil_jax.run import cli
+from mil_jax.run.config import Compute, aside, check_out
+from mil_jax.run.folder import RunFolder, check_free, open_run
+from mil_jax.run.maps import write_maps
+from mil_jax.run.outcome import called
+from mil_jax.run.processes import placement_of, start_jax
+from mil_jax.run.saved import Run, load_run
+from mil_jax.run.screen import print_table, say
+from mil_jax.text import Table
+
+FAR = 1.5  # times as far from the training bags' mean as the farthest of them: unlike them
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the command."""
+
+    run: cli.Positional[Path]
+    """The run folder."""
+    features: Path
+    """A folder with a file for each bag, as for `own_bags.py`."""
+    fit: int | None = None
+    """Predict by the members of this fit alone, from 0; by all where not given."""
+    maps: int = 0
+    """Bags, from the first, with a heat map, tiles and GeoJSON."""
+    thumbnails: Path | None = aside(None)
+    """A folder with an image for each bag, to draw maps on."""
+    out: Path | None = aside(None)
+    """The folder of the predictions; a new one beside the run where not given."""
+    compute: Compute = aside(Compute())
+
+    def __post_init__(self) -> None:
+        check_out(self.out)
+        check_whole("maps", self.maps, 0)
+        if self.fit is not None:
+            check_whole("fit", self.fit, 0)
+
+
+def main(config: Config) -> Path:
+    """Predicts and returns the folder."""
+    out = config.out or config.run.with_name(f"{config.run.name}-predictions")
+    check_free(out, can_resume=False)
+    cohort = load_cohort(config.features)
+    run = load_run(config.run)
+    chosen = members_of_fit(run, config.fit)
+    start_jax(config.compute, len(chosen))
+    data = cohort.read()
+    bags = bags_from_set(data)
+    members = jax.tree.map(lambda leaf: leaf[chosen], run.members)
+    predicted = predict(run.model, members, bags, placement_of(config.compute, len(chosen)))
+    rows = list(prediction_rows(run, chosen, cohort, bags, predicted))
+    options = {"run": str(config.run), "fit": config.fit}
+    content = {"experiment": "predict_bags", "options": options, "data": {"content_hash": cohort.content_hash}}
+    with open_run(out, content, {}, can_resume=False) as folder:
+        folder.write_csv("predictions.csv", rows)
+        draw(config, folder, cohort, data, predicted)
+    show(rows, len(chosen))
+    say(f"folder: {out}")
+    return out
+
+
+def members_of_fit(run: Run, fit: int | None) -> np.ndarray:
+    """The numbers of the members that predict: those of the fit that have not diverged.
+
+    Raises:
+        InputError: no such fit, or none that has converged.
+    """
+    if run.summary is None:
+        raise InputError("run", str(run.path), "expected a run that has come to its end: go on with it by --resume")
+    fits = np.array([row.get("fit", 0) for row in run.summary.members])
+    if fit is not None and fit > fits.max():
+        raise InputError("fit", fit, f"expected 0 to {fits.max()}, the fits of {run.path}")
+    kept = np.array([not row["diverged"] for row in run.summary.members])
+    chosen = np.flatnonzero(kept & ((fits == fit) if fit is not None else True))
+    if not len(chosen):
+        raise InputError("run", str(run.path), "expected members that have converged: all have diverged")
+    return chosen
+
+
+def prediction_rows(
+    run: Run, chosen: np.ndarray, cohort: Cohort, bags: Bags, predicted: Prediction
+) -> Iterator[dict[str, Any]]:
+    """A row for each bag."""
+    probability = np.asarray(predicted.probability)
+    mean, information = probability.mean(axis=0), mutual_information(probability)
+    spread = probability.std(axis=0, ddof=1) if len(chosen) > 1 else np.zeros_like(mean)
+    entropy = -np.sum(mean * np.log(np.maximum(mean, 1e-38)), axis=-1)
+    distance = distances(run.path, bags)
+    cuts = [row["threshold"] for row in (run.summary.members[i] for i in chosen) if row.get("threshold") is not None]
+    threshold = float(np.median(cuts)) if cuts else None
+    for i, name in enumerate(cohort.bag_names):
+        row = {"bag": name} | called(mean[i], spread[i], run.class_names, threshold)
+        yield row | {"entropy": entropy[i], "mutual_information": information[i], "unlike_training": distance[i]}
+
+
+def distances(path: Path, bags: Bags) -> np.ndarray:
+    """How far each bag lies from the training bags, as a multiple of the farthest of them [B].
+
+    Raises:
+        InputError: the run has no file with what its features look like.
+    """
+    try:
+        with (path / "features.npz").open("rb") as file, np.load(file) as saved:
+            typical = dict(saved)
+    except (OSError, ValueError) as error:
+        raise InputError("run", str(path), f"expected a run of own_bags.py, with features.npz ({error})") from None
+    far = unlikeness(mean_features(bags), typical["mean"], typical["deviation"])
+    return far / max(float(typical["distance"].max()), 1e-6)
+
+
+def draw(config: Config, folder: RunFolder, cohort: Cohort, data: BagSet, predicted: Prediction) -> None:
+    """The maps of the first bags."""
+    first = np.arange(min(config.maps, len(cohort.bags)))
+    write_maps(folder, cohort, data, np.asarray(predicted.attention)[:, first], first, config.thumbnails)
+
+
+def show(rows: list[dict[str, Any]], members: int) -> None:
+    """The first rows on the screen, and a warning of bags that are unlike the training ones."""
+    cells = [list(row.values()) for row in rows[:SHOWN]]
+    columns = [name.replace("_", " ") for name in rows[0]]
+    hidden = f"the first {SHOWN} of {len(rows)} bags; predictions.csv has all" if len(rows) > SHOWN else ""
+    print_table(Table(f"Predictions by {members} members", columns, cells, hidden))
+    unlike = [row["bag"] for row in rows if row["unlike_training"] > FAR]
+    if unlike:
+        listed = ", ".join(unlike[:5]) + (", …" if len(unlike) > 5 else "")
+        say(f"warning: {len(unlike)} of {len(rows)} bags are unlike those of the training ({listed}): "
+            "mean features lie farther from theirs than those of any of them")  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.command(Config, main, __doc__)

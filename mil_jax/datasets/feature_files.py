@@ -1,0 +1,143 @@
+"""One file of a bag's features to arrays: what CLAM, TRIDENT, STAMP, torchmil and many scripts write.
+
+| writer | features | positions |
+|---|---|---|
+| CLAM, TRIDENT | HDF5 `features [K, D]` or `[1, K, D]` | `coords [K, 2]`, pixels of the finest level |
+| STAMP | HDF5 `feats [K, D]` | `coords [K, 2]`, micrometres |
+| torchmil | `features/BAG.npy` | `coords/BAG.npy` |
+| scripts | `BAG.npy`, `BAG.npz`, `BAG.pt` (tensors alone) | in `.npz` and `.pt`: `coords` |
+
+Features stay in the file's type.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mil_jax.datasets.files import is_file, wrong_file
+from mil_jax.datasets.tensors import read_tensors
+from mil_jax.errors import InputError
+
+FEATURES = ("features", "feats", "x")
+COORDS = ("coords", "position", "positions")
+SUFFIXES = (".h5", ".hdf5", ".npy", ".npz", ".pt")  # in this order where a bag has several files
+PATCH_SIZES = ("patch_size_level0", "tile_size_um", "tile_size", "patch_size")  # attributes
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What the header of a bag's file says.
+
+    Attributes:
+        path: the file.
+        count: instances, K; 0 for a bag without any.
+        width: features, D.
+        dtype: of the features.
+        unit: of positions: "px", "um", or "" where there are none.
+        patch_size: side of a patch in that unit; 0 where the file does not say.
+        positions: a file beside it that holds the positions.
+    """
+
+    path: Path
+    count: int
+    width: int
+    dtype: np.dtype
+    unit: str = ""
+    patch_size: float = 0.0
+    positions: Path | None = None
+
+
+def inspect_file(path: Path, positions: Path | None = None) -> FeatureFile:
+    """The header of a file.
+
+    Raises:
+        InputError: the file is damaged, holds no features [K, D], or positions of another length.
+    """
+    with _opened(path) as (content, attributes):
+        features = _pick(path, content, FEATURES)
+        shape, coords = _shape(path, features), next((content[key] for key in COORDS if key in content), None)
+        if coords is not None and shape[0] and _squeezed(coords.shape) != (shape[0], 2):
+            got = f"{list(coords.shape)} for {shape[0]} instances"
+            raise wrong_file(path, f"as coordinates numbers [{shape[0]}, 2]", got)
+        about = attributes | dict(getattr(coords, "attrs", {}))
+        size = next((float(about[name]) for name in PATCH_SIZES if np.size(about.get(name, ())) == 1), 0.0)
+        unit = "" if coords is None and positions is None else "um" if about.get("unit") == "um" else "px"
+        return FeatureFile(path, *shape, np.dtype(features.dtype), unit, size, positions)
+
+
+def read_file(file: FeatureFile) -> tuple[np.ndarray, np.ndarray | None]:
+    """Features [K, D] and positions [K, 2] of a file.
+
+    Raises:
+        InputError: the file has changed since it was inspected, is damaged, or holds what is not finite.
+    """
+    with _opened(file.path) as (content, _):
+        features, coords = _pick(file.path, content, FEATURES), next((k for k in COORDS if k in content), None)
+        x = features[()].reshape(-1, file.width) if _shape(file.path, features)[1] == file.width else features[()]
+        position = None if coords is None else content[coords][()].reshape(-1, 2)
+    if file.positions is not None:
+        with _opened(file.positions) as (content, _):
+            position = _pick(file.positions, content, FEATURES)[()]
+    if x.shape != (file.count, file.width):
+        raise wrong_file(file.path, f"features {[file.count, file.width]}, as before", f"{list(x.shape)}")
+    if position is not None and position.shape != (file.count, 2):
+        raise wrong_file(file.positions or file.path, f"positions {[file.count, 2]}", f"{list(position.shape)}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=1)
+    if not finite.all():
+        got = f"NaN or infinite in row {np.argmin(finite)} of bag {file.path.stem!r}"
+        raise wrong_file(file.path, "finite numbers of single precision", got)
+    return x, None if position is None else position.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """The arrays of a file by name, and the file's attributes; whatever goes wrong with it is an InputError."""
+    if not is_file(path):
+        raise wrong_file(path, "a file of features", "a folder" if path.exists() else "no such file")
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            import h5py  # a tenth of a second, which other data does without
+
+            with h5py.File(path, "r") as content:
+                yield content, dict(content.attrs)
+            return
+        yield _arrays(path), {}
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, where a file is damaged
+        raise wrong_file(path, f"a sound {path.suffix} file", f"what cannot be read ({error})") from None
+
+
+def _arrays(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".pt":
+        content = read_tensors(path)
+        return content if isinstance(content, dict) else {FEATURES[0]: content}
+    loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+    return {FEATURES[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+
+
+def _pick(path: Path, content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    key = next((key for key in keys if key in content), None)
+    if key is None:
+        raise wrong_file(path, f"an array {' or '.join(keys)}", ", ".join(content) or "nothing")
+    return content[key]
+
+
+def _shape(path: Path, features: Any) -> tuple[int, int]:
+    """[K, D] of the features; [0, 0] of a bag without instances."""
+    shape = _squeezed(getattr(features, "shape", ()) or ())
+    if shape and shape[0] == 0:
+        return 0, 0
+    if len(shape) != 2 or features.dtype.kind not in "fiu" or 0 in shape:
+        got = f"{features.dtype}{list(features.shape)}" if hasattr(features, "shape") else "a group"
+        raise wrong_file(path, "as features numbers [K, D] or [1, K, D]", got)
+    return shape[0], shape[1]
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[1:]) if len(shape) == 3 and shape[0] == 1 else tuple(shape)

@@ -1,0 +1,2 @@
+def read_tensors(path):
+    raise NotImplementedError
