@@ -404,8 +404,13 @@ def validate_window(
     model: MIL, config: FitConfig, hyper: Hyper, window: Window, places: Array, state: FitState, sums: EpochSums
 ) -> tuple[FitState, EpochSums]:
     """A member is judged on its validation bags of a window."""
-    judged = validation_sums(model, state.train.params, hyper, bags_in(window, places))
-    return state, dataclasses.replace(sums, val=jax.tree.map(jnp.add, sums.val, judged))
+
+    def judge(val: ValidationSums) -> ValidationSums:
+        judged = validation_sums(model, state.train.params, hyper, bags_in(window, places))
+        return jax.tree.map(jnp.add, val, judged)
+
+    val = jax.lax.cond(jnp.any(places >= 0), judge, lambda val: val, sums.val)
+    return state, dataclasses.replace(sums, val=val)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=4, compiler_options=WIDE_VECTORS)

@@ -123,7 +123,9 @@ def test_an_epoch_of_windows_is_its_steps_one_by_one(sum_model: MIL, cohort: Coh
         assert int(state.step) > 5 and len(losses) == (folds.train[i] >= 0).sum()
         assert_close(member(states[0], i), state)
         assert float(curves[0].train_loss[i]) == pytest.approx(np.mean(losses), rel=1e-5)
-        judged = validate(sum_model, state.params, hyper, take(bags, folds.val[i][folds.val[i] >= 0]))
+        judged = validate(
+            sum_model, state.params, hyper, jax.tree.map(jnp.asarray, take(bags, folds.val[i][folds.val[i] >= 0]))
+        )
         assert_close(
             (curves[0].val_loss[i], curves[0].val_accuracy[i], member(curves[0].positive, i)), (*judged[:2], judged[2])
         )
