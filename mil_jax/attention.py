@@ -148,7 +148,14 @@ def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) ->
     """
     if where is None:
         where = jnp.ones(stats.entropy.shape, bool)
-    return jax.tree.map(lambda field, known: _mean(field, where & known), stats, defined_where(stats))
+    return jax.tree.map(lambda total, count: total / jnp.maximum(count, 1), *sum_stats(stats, where))
+
+
+def sum_stats(stats: AttentionStats, where: Bool[Array, " B"]) -> tuple[AttentionStats, AttentionStats]:
+    """The sum of each statistic over the bags that define it, and the number of these bags; see `mean_stats`."""
+    known = jax.tree.map(lambda defined: where & defined, defined_where(stats))
+    sums = jax.tree.map(lambda field, counts: jnp.sum(jnp.where(counts, field, 0)), stats, known)
+    return sums, jax.tree.map(jnp.sum, known)
 
 
 def defined_where(stats: AttentionStats) -> AttentionStats:
@@ -242,7 +249,3 @@ def _mean_spearman(weight: Array, mask: Array) -> Array:
     unordered = members - ordered
     of_pairs = jnp.sum(jnp.sum(unit, axis=0) ** 2) - ordered + unordered * (unordered - 1)
     return jnp.clip(of_pairs / (members * (members - 1)), -1, 1)
-
-
-def _mean(value: Array, where: Array) -> Array:
-    return jnp.sum(jnp.where(where, value, 0)) / jnp.maximum(jnp.sum(where), 1)

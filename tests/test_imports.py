@@ -17,8 +17,9 @@ PACKAGE = "mil_jax"
 # A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
 ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
-    "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
-    "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols", "comparison",
+    "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
+    "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
+    "streaming", "comparison",
     "heatmaps", "plots",
     "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",
     "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.study", "run.ablation",
