@@ -16,13 +16,13 @@ from typing import Literal
 
 from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.datasets.digits_cohort import digits_cohort
-from mil_jax.datasets.split_files import read_splits, splits_of_column
 from mil_jax.errors import InputError
 from mil_jax.folds import Plan, check_uncut, given_plan
 from mil_jax.run import cli
 from mil_jax.run.cohort import CohortConfig, run_cohort
 from mil_jax.run.config import aside
 from mil_jax.run.experiment import begin
+from mil_jax.split_files import read_splits, splits_of_column
 
 
 @dataclass(frozen=True)

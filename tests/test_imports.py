@@ -19,10 +19,10 @@ ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
     "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
     "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols", "comparison",
-    "heatmaps", "plots",
+    "folds", "split_files", "scores", "crossing", "heatmaps", "plots",
     "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",
-    "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.study", "run.ablation",
-    "run.findings", "__init__",
+    "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome",
+    "run.maps", "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.
@@ -39,6 +39,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tensorboard": ("run.tensorboard",),
     "rich": ("run.screen",),
     "jinja2": ("report",),
+    "sklearn": ("folds", "crossing"),
 }
 
 # What `import mil_jax` does without.

@@ -21,7 +21,6 @@ from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
 from mil_jax.datasets.records import BagSet
-from mil_jax.datasets.split_files import write_splits
 from mil_jax.ensemble import Ensemble, average, fit_ensemble, predict
 from mil_jax.errors import RunError
 from mil_jax.folds import Plan, draw_plan
@@ -51,6 +50,7 @@ from mil_jax.run.screen import Stopwatch
 from mil_jax.run.search import Search, Setting, member_hyper
 from mil_jax.run.summary import Summary
 from mil_jax.sampling import Splits
+from mil_jax.split_files import write_splits
 from mil_jax.states import FitConfig, MemberKeys
 from mil_jax.text import Table
 
