@@ -17,7 +17,7 @@ from typing import Literal
 from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.datasets.digits_cohort import digits_cohort
 from mil_jax.errors import InputError
-from mil_jax.folds import Plan, check_uncut, given_plan
+from mil_jax.folds import Plan, check_taught, check_uncut, given_plan
 from mil_jax.run import cli
 from mil_jax.run.cohort import CohortConfig, run_cohort
 from mil_jax.run.config import aside
@@ -84,6 +84,7 @@ def plan_of(config: Config, cohort: Cohort) -> Plan:
     else:
         return config.drawn.draw(config.seed, cohort)
     check_uncut(folds, cohort.groups)
+    check_taught(folds, cohort.label, cohort.class_names)
     return given_plan(folds)
 
 

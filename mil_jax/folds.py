@@ -94,9 +94,9 @@ def draw_plan(
     for _ in range(repeats):
         for rest, test in _parts(draw, label, names, kept, folds):
             fits.append((*_cut(draw, label, names, rest, val_share), test))
-    for train, val, _ in fits:
-        if len(np.unique(label[train])) < len(np.unique(label)) or not len(val):
-            expected = "expected training bags of every class and validation bags in each fold: fewer folds, more bags"
+    for train, val, test in fits:
+        if len(np.unique(label[train])) < len(np.unique(label)) or not len(val) or not len(test):
+            expected = "expected bags of every class to learn from, and others, in each fold: fewer folds, more bags"
             raise InputError("folds", folds, expected)
     return Plan(_stacked(fits), np.repeat(np.arange(repeats), folds), held)
 
@@ -154,6 +154,21 @@ def stack_places(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @checked
+def check_taught(folds: Folds, label: Int[np.ndarray, " B"], class_names: Sequence[str]) -> None:
+    """Refuses folds of which one has no bag of a class to learn from.
+
+    Raises:
+        InputError: names the fit and the class.
+    """
+    for fit, train in enumerate(folds.train):
+        missing = set(range(len(class_names))) - set(np.asarray(label)[train[train >= 0]].tolist())
+        if missing:
+            raise InputError(
+                "splits", fit, f"expected training bags of every class, got none of {class_names[min(missing)]!r}"
+            )
+
+
+@checked
 def check_uncut(folds: Folds, groups: Sequence[str]) -> None:
     """Refuses folds that cut a group.
 
@@ -163,7 +178,7 @@ def check_uncut(folds: Folds, groups: Sequence[str]) -> None:
     for fit, parts in enumerate(zip(*folds, strict=True)):
         place: dict[str, str] = {}
         for name, part in zip(folds._fields, parts, strict=True):
-            for bag in part[part >= 0]:
+            for bag in map(int, part[part >= 0]):
                 first = place.setdefault(groups[bag], name)
                 if first != name:
                     expected = (

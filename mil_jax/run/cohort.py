@@ -169,7 +169,8 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
             draw_maps(run, config, cohort, data, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
-        write_results(run, config, dataclasses.replace(results, seconds=watch.read()), seen)
+        results = dataclasses.replace(results, seconds=watch.read())
+        write_results(run, config, results, seen)
         run.drop_progress()
     screen.print_results(results)
     screen.say(f"run folder: {config.out}")
@@ -244,7 +245,10 @@ def summary_of(
     results = summary.summarize(kept, judged, seen, seed)
     members, plan = len(results.members) // material.plan.fits, material.plan
     rows = [
-        row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)
+        row
+        | {"fit": i // members, "round": int(plan.round[i // members])}
+        | ({} if outcome.threshold is None else {"threshold": float(outcome.threshold[i // members])})
+        for i, row in enumerate(results.members)
     ]
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
 
