@@ -137,9 +137,12 @@ def _cut(
     draw: np.random.Generator, label: np.ndarray, groups: np.ndarray, bags: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The bags without about such a share of them, and the share."""
-    parts = min(max(round(1 / share), 2), len(np.unique(groups[bags])))
-    if parts < 2:
-        raise InputError("groups", 1, "expected at least three groups")
+    most = min(len(np.unique(groups[bags])), int(np.bincount(label[bags]).max()))  # what can be dealt out to parts
+    if most < 2:
+        raise InputError(
+            "groups", len(np.unique(groups)), "expected more groups, to choose on one and to learn from others"
+        )
+    parts = min(max(round(1 / share), 2), most)
     return _parts(draw, label, groups, bags, parts)[0]
 
 
