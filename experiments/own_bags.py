@@ -69,10 +69,13 @@ def read(config: Config) -> Cohort:
             raise InputError("features", None, "expected the folder of the files that the table names")
         return digits_cohort(config.seed)
     columns = Columns(config.slide_column, config.label_column, config.group_column, config.split_column)
-    return load_cohort(
+    cohort = load_cohort(
         config.features, config.table, slide_table=config.slide_table, columns=columns, classes=config.classes,
         slides=config.slides, missing=config.missing, instance_labels=config.instance_labels,
     )  # fmt: skip
+    if not cohort.class_names:
+        raise InputError("table", None, "expected a CSV or .xlsx with the label of each bag")
+    return cohort
 
 
 def plan_of(config: Config, cohort: Cohort) -> Plan:

@@ -94,14 +94,16 @@ def members_of_fit(run: Run, fit: int | None) -> tuple[np.ndarray, float | None]
         InputError: no such fit, or none that has converged.
     """
     if run.summary is None:
-        raise InputError("run", str(run.path), "expected a run that has come to its end: go on with it by --resume")
+        raise InputError(
+            "run folder", str(run.path), "expected one that has come to its end: go on with it by --resume"
+        )
     fits = np.array([row.get("fit", 0) for row in run.summary.members])
     if fit is not None and fit > fits.max():
         raise InputError("fit", fit, f"expected 0 to {fits.max()}, the fits of {run.path}")
     kept = np.array([not row["diverged"] for row in run.summary.members])
     chosen = np.flatnonzero(kept & ((fits == fit) if fit is not None else True))
     if not len(chosen):
-        raise InputError("run", str(run.path), "expected members that have converged: all have diverged")
+        raise InputError("run folder", str(run.path), "expected members that have converged: all have diverged")
     cuts = [row["threshold"] for row in (run.summary.members[i] for i in chosen) if "threshold" in row]
     return chosen, float(np.median(cuts)) if cuts else None
 
@@ -130,7 +132,7 @@ def distances(path: Path, bags: Bags) -> np.ndarray:
         with (path / "features.npz").open("rb") as file, np.load(file) as saved:
             typical = dict(saved)
     except (OSError, ValueError) as error:
-        raise InputError("run", str(path), f"expected a run of own_bags.py, with features.npz ({error})") from None
+        raise InputError("run folder", str(path), f"expected one of own_bags.py, with features.npz ({error})") from None
     far = unlikeness(mean_features(bags), typical["mean"], typical["deviation"])
     return far / max(float(typical["distance"].max()), 1e-6)
 

@@ -6,8 +6,10 @@ lie apart from the others, in bags of 3.
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from mil_jax.errors import InputError  # noqa: E402
 from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
 from mil_jax.optimizer import Hyper  # noqa: E402
 from mil_jax.placement import Placement  # noqa: E402
+from mil_jax.run import cli  # noqa: E402
 from mil_jax.sampling import sample_bags  # noqa: E402
 from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys  # noqa: E402
 
@@ -266,3 +269,17 @@ def commands_here(cache: Path, quick: bool = False) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+def command_here(script: Any, *options: str) -> tuple[int, list[str]]:
+    """Runs a command in this process: (exit status, the lines that it printed on stdout and stderr)."""
+    printed, status = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *options])
+        try:
+            with contextlib.redirect_stdout(printed):
+                cli.command(script.Config, script.main, script.__doc__)
+        except SystemExit as stop:
+            status = stop.code
+    assert isinstance(status, int)
+    return status, printed.getvalue().splitlines()

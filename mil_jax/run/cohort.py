@@ -21,8 +21,8 @@ from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
 from mil_jax.datasets.records import BagSet
-from mil_jax.ensemble import Ensemble, average, fit_ensemble, predict
-from mil_jax.errors import RunError
+from mil_jax.ensemble import Ensemble, average, check_fit, fit_ensemble, predict
+from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.folds import Plan, draw_plan
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, ModelConfig, build
@@ -98,6 +98,14 @@ class CohortConfig(MembersConfig):
     optimism: bool = False
     """Train once more with epochs chosen on the test folds, to see what that would pretend."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("maps", self.maps, 0)
+        if "bags" in self.varied:
+            raise InputError("vary", self.vary, "expected init, order, or both: members of a fit share their bags")
+        if self.thumbnails is not None and not self.thumbnails.is_dir():
+            raise InputError("thumbnails", str(self.thumbnails), "expected a folder of images")
+
 
 # ---- training ----
 
@@ -143,6 +151,7 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
     material = Material(bags, plan, cohort.bag_names, cohort.groups, cohort.class_names)
     mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
     task = member_task(config, mil, material, settings)
+    check_fit(mil, task.train, task.val, task.members)
     seen = take(bags, plan.tested())
     problem = Problem(
         cohort.name, Splits(task.train, task.val, seen), cohort.class_names, cohort.content_hash, "own_bags"
