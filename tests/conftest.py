@@ -7,8 +7,10 @@ lie apart from the others, in bags of 3.
 import contextlib
 import csv
 import dataclasses
+import io
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from mil_jax.errors import InputError
 from mil_jax.model import MIL, ModelConfig, Prediction, build
 from mil_jax.optimizer import Hyper
 from mil_jax.placement import Placement
+from mil_jax.run import cli
 from mil_jax.sampling import sample_bags
 from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys
 
@@ -315,3 +318,17 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def command_here(script: Any, *options: str) -> tuple[int, list[str]]:
+    """Runs a command in this process: (exit status, the lines that it printed on stdout and stderr)."""
+    printed, status = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *options])
+        try:
+            with contextlib.redirect_stdout(printed):
+                cli.command(script.Config, script.main, script.__doc__)
+        except SystemExit as stop:
+            status = stop.code
+    assert isinstance(status, int)
+    return status, printed.getvalue().splitlines()

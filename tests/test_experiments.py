@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits, rows_of
+from conftest import assert_same_bits, command_here, rows_of
 from PIL import Image
 
 from mil_jax import datasets
 from mil_jax.errors import RunError
 from mil_jax.model import ModelConfig
-from mil_jax.run import cli, experiment, study
+from mil_jax.run import experiment, study
 from mil_jax.run.config import Compute, fields_of
 from mil_jax.run.saved import FinishedRun, load_finished, load_run, read_log, saved_options
 from mil_jax.sampling import BagsConfig
@@ -73,18 +73,6 @@ def run_here(script: Any, config: Any, out: Path) -> str:
     return printed.getvalue()
 
 
-def command_here(script: Any, *options: str) -> tuple[int, list[str]]:
-    """Runs a command in this process: (exit status, the lines that it printed on stdout and stderr)."""
-    printed, status = io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
-        patch.setattr(sys, "argv", [f"{script.__name__}.py", *options])
-        try:
-            with contextlib.redirect_stdout(printed):
-                cli.command(script.Config, script.main, script.__doc__)
-        except SystemExit as stop:
-            status = stop.code
-    assert isinstance(status, int)
-    return status, printed.getvalue().splitlines()
 
 
 def results_of(path: Path) -> dict[str, Any]:

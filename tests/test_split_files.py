@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_jax.datasets.split_files import read_splits, splits_of_column, write_splits
+from mil_jax.split_files import read_splits, splits_of_column, write_splits
 from mil_jax.errors import InputError
 from mil_jax.folds import stack_places
 from mil_jax.protocols import Folds

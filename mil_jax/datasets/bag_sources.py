@@ -122,7 +122,7 @@ class Cohort:
             if position is not None:
                 position[here] = places
         return BagSet(
-            name=self.name, x=x, sizes=sizes, label=np.maximum([bag.label for bag in bags], 0),
+            name=self.name, x=x, sizes=sizes, label=np.array([max(bag.label, 0) for bag in bags], np.int32),
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from mil_jax.model import build, param_shapes
 from mil_jax.optimizer import by_member, make_hyper
 from mil_jax.placement import Placement
 from mil_jax.run import checkpoints, figures, screen, summary, tensorboard
-from mil_jax.run.config import Problem, RunConfig, settings
+from mil_jax.run.config import MembersConfig, Problem, RunConfig, settings
 from mil_jax.run.fit import Task, fit_recorded
 from mil_jax.run.folder import RunFolder, check_free, open_run
 from mil_jax.run.processes import placement_of, start_jax
@@ -34,8 +34,10 @@ from mil_jax.run.screen import Stopwatch
 from mil_jax.sampling import Splits
 from mil_jax.training import MemberKeys, blank_info
 
+AnyConfig = TypeVar("AnyConfig", bound=MembersConfig)
 
-def begin(config: RunConfig, experiment: str, name: str) -> tuple[RunConfig, Stopwatch]:
+
+def begin(config: AnyConfig, experiment: str, name: str) -> tuple[AnyConfig, Stopwatch]:
     """Refuses what cannot be run and starts JAX; what comes back is the config with its folder, and a clock.
 
     Raises:
@@ -136,7 +138,7 @@ def rehearse_end(task: Task, splits: Splits, placement: Placement) -> None:
     summary.summarize(untrained, judged, splits.test, seed=0)
 
 
-def draw_keys(config: RunConfig) -> MemberKeys:
+def draw_keys(config: MembersConfig) -> MemberKeys:
     """What decides the members' initial parameters and orders of bags; the same for all where it shall not vary."""
     _, key = jax.random.split(jax.random.key(config.seed))
     keys = member_keys(key, config.members)
@@ -144,7 +146,7 @@ def draw_keys(config: RunConfig) -> MemberKeys:
     return MemberKeys(init, keys.order if "order" in config.varied else same_for_all(keys.order))
 
 
-def describe(config: RunConfig, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(config: MembersConfig, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `config.json` says of a run: what decides its results, and what does not."""
     options, how = settings(config)
     train = problem.splits.train
@@ -176,7 +178,7 @@ def write_figures(run: RunFolder, draw: Callable[[], dict[str, Any]]) -> None:
         run.write_figure(name, figure)
 
 
-def write_results(run: RunFolder, config: RunConfig, results: summary.Summary, test: Bags) -> None:
+def write_results(run: RunFolder, config: MembersConfig, results: summary.Summary, test: Bags) -> None:
     """Writes the results, and the report and the event files where asked for, from what the folder holds by then."""
     run.write_json("summary.json", dataclasses.asdict(results))
     run.write_log_table()
