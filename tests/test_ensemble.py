@@ -131,7 +131,7 @@ def two_devices(fit: Fit, guard: GuardedEpoch, host_run: HostRun, quick_config: 
 
 
 def test_a_member_on_two_devices_among_strangers(two_devices: TwoDevices, host_run: HostRun) -> None:
-    """Up to rounding: the program for two devices is another one. Equal keys make equal members, bit by bit."""
+    """Near, for a few epochs: a program for two devices rounds otherwise. Equal keys make equal members, bit by bit."""
     assert_close(member(two_devices.ensemble, 1), member(host_run.ensemble, 1))
     assert_same_bits(member(two_devices.ensemble, 0), member(two_devices.ensemble, 2))
 

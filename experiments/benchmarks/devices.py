@@ -60,18 +60,19 @@ def main(config: Config) -> None:
     )
     if not np.array_equal(again[1], other_losses):
         raise InputError("devices", 2, "expected the same losses from the same program")
-    rows = []
+    apart, means = [], []
     for at, epochs in enumerate(config.epochs):
-        apart, loss_apart = (np.abs(a - b) for a, b in ((params[at], other_params[at]), (losses[at], other_losses[at])))
-        change = losses[at] - other_losses[at]
-        means = [with_error(v.mean(), v.std(ddof=1) / len(v) ** 0.5, 4) for v in (losses[at], other_losses[at], change)]
-        cells = [f"{of(values):.1e}" for values in (apart.max(axis=1), loss_apart) for of in (np.median, np.max)]
-        correlation = np.corrcoef(losses[at], other_losses[at])[0, 1]
-        rows.append([epochs, epochs * len(train.label), *cells, *means, f"{correlation:.3f}"])
-    columns = ("epochs", "steps", "parameters, median", "largest", "loss, median", "largest")
-    columns += ("mean loss, one device", "two devices", "difference", "correlation")
-    caption = f"largest difference of a member's parameters, and of its validation loss; {config.members} members"
-    print_table(Table("One device against two", columns, rows, caption))
+        one, two = losses[at], other_losses[at]
+        largest = (np.abs(params[at] - other_params[at]).max(axis=1), np.abs(one - two))
+        cells = [f"{of(values):.1e}" for values in largest for of in (np.median, np.max)]
+        apart.append([epochs, epochs * len(train.label), *cells])
+        errors = [with_error(v.mean(), v.std(ddof=1) / len(v) ** 0.5, 4) for v in (one, two, one - two)]
+        means.append([epochs, *errors, f"{np.corrcoef(one, two)[0, 1]:.3f}"])
+    columns = ("epochs", "steps", "parameters, median", "largest", "validation loss, median", "largest")
+    caption = f"the largest difference of a member; median and largest of {config.members} members"
+    print_table(Table("How far one device is from two", columns, apart, caption))
+    columns = ("epochs", "one device", "two devices", "difference", "correlation")
+    print_table(Table("Mean validation loss ± standard error, paired by member", columns, means))
 
 
 def trained(config: Config, train: Bags, val: Bags, devices: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -87,7 +88,9 @@ def trained(config: Config, train: Bags, val: Bags, devices: int) -> tuple[list[
     model = build(ModelConfig(hidden=(256, 128, 64), attention_units=64, head="sum"))
     hyper = HyperConfig(learning_rate=5e-4, l2=None, weight_decay=5e-3, class_weights=False, standardize=True)
     keys, fit = member_keys(jax.random.key(config.seed), config.members), FitConfig(config.epochs[-1], 1, 10**6)
-    fit_ensemble(model, keys, train, val, fit, make_hyper(train, hyper), Execution(Placement(devices, 1), None, on_epoch))
+    fit_ensemble(
+        model, keys, train, val, fit, make_hyper(train, hyper), Execution(Placement(devices, 1), None, on_epoch)
+    )
     return params, losses
 
 

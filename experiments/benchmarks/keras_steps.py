@@ -67,23 +67,27 @@ def main(config: Config) -> None:
         peer_io.require("keras", "tensorflow")
         return compare(config)
     take_steps = keras_steps if config.way in ("tensorflow", "jax") else our_steps
-    taken = [list(take_steps(config, *drawn(config, key))) for key in range(config.keys)]
-    named = {name: np.array([[params[name] for params in steps] for steps in taken]) for name in PLACES}
-    return np.savez(config.out or f"{config.way}.npz", **named)  # type: ignore[arg-type]
+    taken = []
+    for key in range(config.keys):
+        train, test, state = drawn(config, key)
+        after = take_steps(config, train, make_hyper(train), state)
+        taken.append([named | {"probability": predict(state.params, named, test)} for named in after])
+    by_name = {name: np.array([[after[name] for after in steps] for steps in taken]) for name in taken[0][0]}
+    return np.savez(config.out or f"{config.way}.npz", allow_pickle=False, **by_name)
 
 
-def drawn(config: Config, key: int) -> tuple[Bags, Bags, Hyper, Any]:
-    """A key's training and test bags, hyperparameters and initial parameters."""
+def drawn(config: Config, key: int) -> tuple[Bags, Bags, Any]:
+    """A key's training bags, some of its test bags, and the state before the first step."""
     jax_key, data = jax.random.key(key), datasets.load(datasets.SAMPLE)
     splits = sample_splits(jax_key, data, BagsConfig(train_bags=config.steps[-1]))
     state = init_fit(MIL, member_key(jax_key), splits.train.slots, splits.train.kind.shape).train
-    return splits.train, splits.test, make_hyper(splits.train), state
+    return splits.train, take(splits.test, range(300)), state
 
 
 # ---- the ways ----
 
 
-def our_steps(config: Config, train: Bags, _: Bags, hyper: Hyper, state: Any) -> Iterator[dict[str, np.ndarray]]:
+def our_steps(config: Config, train: Bags, hyper: Hyper, state: Any) -> Iterator[dict[str, np.ndarray]]:
     """Our parameters by Keras' names after each number of steps."""
     double = config.way == "float64"
     with jax.enable_x64(double):
@@ -101,7 +105,7 @@ def one_step(hyper: Hyper, bags: Bags, state: Any, index: Any, valid: Any) -> An
     return train_step(MIL, hyper, bags, state, index, valid)[0]
 
 
-def keras_steps(config: Config, train: Bags, _: Bags, hyper: Hyper, state: Any) -> Iterator[dict[str, np.ndarray]]:
+def keras_steps(config: Config, train: Bags, hyper: Hyper, state: Any) -> Iterator[dict[str, np.ndarray]]:
     """Keras' parameters after each number of steps."""
     os.environ |= {"KERAS_BACKEND": config.way, "TF_CPP_MIN_LOG_LEVEL": "3"}  # before Keras is imported
     import keras
@@ -130,6 +134,21 @@ def leaf_at(params: Any, place: tuple[str, ...]) -> Any:
     return leaf_at(params[place[0]], place[1:]) if place else params
 
 
+def predict(params: Any, named: dict[str, np.ndarray], bags: Bags) -> np.ndarray:
+    """The probabilities of positive bags, in double precision; `params` show how parameters lie."""
+    given: Any = jax.tree.map(lambda leaf: None, params)
+    for name, place in PLACES.items():
+        leaf_at(given, place[:-1])[place[-1]] = np.float64(named[name])
+    with jax.enable_x64(True):
+        return np.asarray(predict_params(given, bags))
+
+
+@jax.jit
+def predict_params(params: Any, bags: Bags) -> Any:
+    """The probabilities of positive bags."""
+    return predict_member(MIL, params, None, bags).probability[:, 1]
+
+
 # ---- the comparison ----
 
 
@@ -142,43 +161,18 @@ def compare(config: Config) -> None:
             out = Path(folder) / f"{way}.npz"
             measure.run_scripts("keras_steps.py", [[*options, "--way", way, "--out", str(out)]])
             named[way] = dict(np.load(out))
-    predicted = {way: predictions(config, params) for way, params in named.items()}
     rows = []
     for at, steps in enumerate(config.steps):
         for name, way in WAYS.items():
-            apart = np.max([distance(named[way][n][:, at], named["float64"][n][:, at]) for n in PLACES], axis=0)
-            shift = distance(predicted[way][:, at], predicted["float64"][:, at])
-            cells = [f"{of(values):.1e}" for values in (apart, shift) for of in (np.median, np.max)]
+            apart = {n: np.abs(value - named["float64"][n])[:, at] for n, value in named[way].items()}
+            of_keys = {n: value.reshape(config.keys, -1).max(axis=1) for n, value in apart.items()}
+            of_probability = of_keys.pop("probability")
+            of_parameters = np.max(list(of_keys.values()), axis=0)
+            cells = [f"{of(values):.1e}" for values in (of_parameters, of_probability) for of in (np.median, np.max)]
             rows.append([steps, name, *cells])
     columns = ("steps", "", "parameters, median", "largest", "probabilities, median", "largest")
     caption = f"the largest difference of a key; median and largest of {config.keys} keys"
-    print_table(Table("From mil_jax in double precision", columns, rows, caption))
-
-
-def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The largest difference of each key."""
-    return np.abs(one - other).reshape(len(one), -1).max(axis=1)
-
-
-def predictions(config: Config, named: dict[str, np.ndarray]) -> np.ndarray:
-    """What parameters predict of 300 test bags, in double precision: [keys, steps, 300]."""
-    probabilities = np.empty((config.keys, len(config.steps), 300))
-    for key in range(config.keys):
-        _, test, _, state = drawn(config, key)
-        bags = take(test, range(300))
-        with jax.enable_x64(True):
-            for at in range(len(config.steps)):
-                params: Any = jax.tree.map(lambda leaf: None, state.params)
-                for name, place in PLACES.items():
-                    leaf_at(params, place[:-1])[place[-1]] = np.float64(named[name][key, at])
-                probabilities[key, at] = predict_params(params, bags)
-    return probabilities
-
-
-@jax.jit
-def predict_params(params: Any, bags: Bags) -> Any:
-    """The probability of a positive bag."""
-    return predict_member(MIL, params, None, bags).probability[:, 1]
+    print_table(Table("How far from mil_jax in double precision", columns, rows, caption))
 
 
 if __name__ == "__main__":
