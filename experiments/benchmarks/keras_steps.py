@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from mil_jax.sampling import BagsConfig, sample_splits
 from mil_jax.text import Table
 from mil_jax.training import init_fit, member_key, predict_member, train_step
 
-WAYS = {"mil_jax": "float32", "Keras, TensorFlow": "tensorflow", "Keras, JAX": "jax"}
+WAYS = {"double": "float64", "mil_jax": "float32", "Keras on TensorFlow": "tensorflow", "Keras on JAX": "jax"}
 LAYERS = {"dense": ("encoder", "Dense_0"), "dense_1": ("encoder", "Dense_1"), "dense_2": ("head",)}
 # Where our parameters lie, by the names that Keras gives them in the peer's model.
 PLACES = {f"{layer}/{kind}": (*place, kind) for layer, place in LAYERS.items() for kind in ("kernel", "bias")} | {
@@ -62,7 +63,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Takes the steps in all ways and prints how far each is from double precision."""
+    """Takes the steps in all ways and prints how far each two are apart."""
     if config.way == "all":
         peer_io.require("keras", "tensorflow")
         return compare(config)
@@ -153,26 +154,26 @@ def predict_params(params: Any, bags: Bags) -> Any:
 
 
 def compare(config: Config) -> None:
-    """Starts every way and prints how far each is from double precision."""
+    """Starts every way and prints how far each two are apart."""
     options = ["--keys", str(config.keys), "--steps", *map(str, config.steps)]
     with tempfile.TemporaryDirectory() as folder:
         named: dict[str, Any] = {}
-        for way in ("float64", *WAYS.values()):
+        for way in WAYS.values():
             out = Path(folder) / f"{way}.npz"
             measure.run_scripts("keras_steps.py", [[*options, "--way", way, "--out", str(out)]])
             named[way] = dict(np.load(out))
     rows = []
     for at, steps in enumerate(config.steps):
-        for name, way in WAYS.items():
-            apart = {n: np.abs(value - named["float64"][n])[:, at] for n, value in named[way].items()}
+        for (name, one), (other_name, other) in combinations(WAYS.items(), 2):
+            apart = {n: np.abs(value - named[other][n])[:, at] for n, value in named[one].items()}
             of_keys = {n: value.reshape(config.keys, -1).max(axis=1) for n, value in apart.items()}
             of_probability = of_keys.pop("probability")
             of_parameters = np.max(list(of_keys.values()), axis=0)
             cells = [f"{of(values):.1e}" for values in (of_parameters, of_probability) for of in (np.median, np.max)]
-            rows.append([steps, name, *cells])
+            rows.append([steps, f"{name} – {other_name}", *cells])
     columns = ("steps", "", "parameters, median", "largest", "probabilities, median", "largest")
     caption = f"the largest difference of a key; median and largest of {config.keys} keys"
-    print_table(Table("How far from mil_jax in double precision", columns, rows, caption))
+    print_table(Table("How far two ways are apart after the same steps", columns, rows, caption))
 
 
 if __name__ == "__main__":
