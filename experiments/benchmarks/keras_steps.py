@@ -6,7 +6,8 @@ backends take the same steps, one bag each. The reference is mil_jax in double p
 
     python experiments/benchmarks/keras_steps.py
 
-It takes a few minutes and needs `pip install 'mil_jax[peers]'`.
+The three in single precision have something in common that double precision has not: Adam's bias correction with
+0.999 rounded. So each two ways are compared. It takes a few minutes and needs `pip install 'mil_jax[peers]'`.
 """
 
 import os
@@ -34,7 +35,7 @@ from mil_jax.sampling import BagsConfig, sample_splits
 from mil_jax.text import Table
 from mil_jax.training import init_fit, member_key, predict_member, train_step
 
-WAYS = {"double": "float64", "mil_jax": "float32", "Keras on TensorFlow": "tensorflow", "Keras on JAX": "jax"}
+WAYS = {"double": "float64", "mil_jax": "float32", "Keras/TensorFlow": "tensorflow", "Keras/JAX": "jax"}
 LAYERS = {"dense": ("encoder", "Dense_0"), "dense_1": ("encoder", "Dense_1"), "dense_2": ("head",)}
 # Where our parameters lie, by the names that Keras gives them in the peer's model.
 PLACES = {f"{layer}/{kind}": (*place, kind) for layer, place in LAYERS.items() for kind in ("kernel", "bias")} | {
