@@ -65,7 +65,7 @@ OnEpoch = Callable[[int, EpochInfo, FitState], None]
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How an ensemble is trained: none of it decides its numbers, but for the rounding (see `Placement`).
+    """How an ensemble is trained; of these, the placement alone has a say in its numbers, by rounding (see there).
 
     Attributes:
         placement: devices, and members at once; `default_placement` where not given.
