@@ -20,7 +20,7 @@ from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags
 from mil_jax.committee import mutual_information
 from mil_jax.crossing import mean_features, unlikeness
-from mil_jax.datasets.cohort import Cohort, load_cohort
+from mil_jax.datasets import Cohort, load_cohort
 from mil_jax.datasets.records import BagSet
 from mil_jax.ensemble import predict
 from mil_jax.errors import InputError, check_whole

@@ -25,7 +25,7 @@ from mil_jax.errors import InputError
 FEATURES = ("features", "feats", "x")
 COORDS = ("coords", "position", "positions")
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz", ".pt")  # in this order where a bag has several files
-PATCH_SIZES = ("patch_size_level0", "tile_size_um", "tile_size", "patch_size")  # attributes
+PATCH_SIZES = ("patch_size_level0", "tile_size_um", "tile_size")  # attributes, in the unit of the positions
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,36 @@ def inspect_file(path: Path, positions: Path | None = None) -> FeatureFile:
     with _opened(path) as (content, attributes):
         features = _pick(path, content, FEATURES)
         shape, coords = _shape(path, features), next((content[key] for key in COORDS if key in content), None)
-        if coords is not None and shape[0] and _squeezed(coords.shape) != (shape[0], 2):
-            got = f"{list(coords.shape)} for {shape[0]} instances"
-            raise wrong_file(path, f"as coordinates numbers [{shape[0]}, 2]", got)
+        _check_coords(path, coords, shape[0])
         about = attributes | dict(getattr(coords, "attrs", {}))
-        size = next((float(about[name]) for name in PATCH_SIZES if np.size(about.get(name, ())) == 1), 0.0)
-        unit = "" if coords is None and positions is None else "um" if about.get("unit") == "um" else "px"
-        return FeatureFile(path, *shape, np.dtype(features.dtype), unit, size, positions)
+        dtype = np.dtype(features.dtype)
+    if positions is not None:
+        with _opened(positions) as (content, _):
+            coords = _pick(positions, content, FEATURES)
+            _check_coords(positions, coords, shape[0])
+    unit = "" if coords is None else "um" if about.get("unit") == "um" else "px"
+    return FeatureFile(path, *shape, dtype, unit, _patch_size(about), positions)
+
+
+def _check_coords(path: Path, coords: Any, count: int) -> None:
+    shape = getattr(coords, "shape", ())
+    if coords is not None and count and (_squeezed(shape) != (count, 2) or coords.dtype.kind not in "fiu"):
+        raise wrong_file(path, f"as coordinates numbers [{count}, 2]", f"{_described(coords)} for {count} instances")
+
+
+def _patch_size(about: Mapping[str, Any]) -> float:
+    """The side of a patch, from what a file says; CLAM tells it in pixels of the level that was read."""
+    for name in PATCH_SIZES:
+        if name in about:
+            return _number(about[name])
+    finest = _number(about.get("patch_level", 0)) == 0
+    return _number(about.get("patch_size")) * _number(about.get("downsample", 1 if finest else None))
+
+
+def _number(value: Any) -> float:
+    """A number, or the first of two, as CLAM has one for each axis; 0 for something else."""
+    values = np.atleast_1d(np.asarray(value))
+    return float(values[0]) if values.dtype.kind in "fiu" and values.size in (1, 2) else 0.0
 
 
 def read_file(file: FeatureFile) -> tuple[np.ndarray, np.ndarray | None]:
@@ -76,22 +99,36 @@ def read_file(file: FeatureFile) -> tuple[np.ndarray, np.ndarray | None]:
         InputError: the file has changed since it was inspected, is damaged, or holds what is not finite.
     """
     with _opened(file.path) as (content, _):
-        features, coords = _pick(file.path, content, FEATURES), next((k for k in COORDS if k in content), None)
-        x = features[()].reshape(-1, file.width) if _shape(file.path, features)[1] == file.width else features[()]
-        position = None if coords is None else content[coords][()].reshape(-1, 2)
+        x = _pick(file.path, content, FEATURES)
+        if _shape(file.path, x) != (file.count, file.width):
+            raise wrong_file(file.path, f"features {[file.count, file.width]}, as before", str(list(x.shape)))
+        x = x[()].reshape(file.count, file.width)
+        position = next((content[key] for key in COORDS if key in content), None)
+        position = _checked_position(file.path, position, file.count)
     if file.positions is not None:
         with _opened(file.positions) as (content, _):
-            position = _pick(file.positions, content, FEATURES)[()]
-    if x.shape != (file.count, file.width):
-        raise wrong_file(file.path, f"features {[file.count, file.width]}, as before", f"{list(x.shape)}")
-    if position is not None and position.shape != (file.count, 2):
-        raise wrong_file(file.positions or file.path, f"positions {[file.count, 2]}", f"{list(position.shape)}")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(x.astype(np.float32, copy=False)).all(axis=1)
-    if not finite.all():
-        got = f"NaN or infinite in row {np.argmin(finite)} of bag {file.path.stem!r}"
-        raise wrong_file(file.path, "finite numbers of single precision", got)
-    return x, None if position is None else position.astype(np.float32)
+            position = _checked_position(file.positions, _pick(file.positions, content, FEATURES), file.count)
+    _check_finite(file.path, x)
+    return x, position
+
+
+def _checked_position(path: Path, coords: Any, count: int) -> np.ndarray | None:
+    _check_coords(path, coords, count)
+    if coords is None:
+        return None
+    position = coords[()].reshape(count, 2).astype(np.float32)
+    _check_finite(path, position, "coordinates")
+    return position
+
+
+def _check_finite(path: Path, values: np.ndarray, what: str = "numbers", chunk: int = 4096) -> None:
+    """Looks at some rows [chunk, D] at a time, so that it needs no memory to speak of."""
+    for start in range(0, len(values), chunk):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values[start : start + chunk].astype(np.float32, copy=False)).all(axis=1)
+        if not finite.all():
+            got = f"NaN or infinite in row {start + np.argmin(finite)} of bag {path.stem!r}"
+            raise wrong_file(path, f"finite {what} of single precision", got)
 
 
 @contextlib.contextmanager
@@ -134,9 +171,12 @@ def _shape(path: Path, features: Any) -> tuple[int, int]:
     if shape and shape[0] == 0:
         return 0, 0
     if len(shape) != 2 or features.dtype.kind not in "fiu" or 0 in shape:
-        got = f"{features.dtype}{list(features.shape)}" if hasattr(features, "shape") else "a group"
-        raise wrong_file(path, "as features numbers [K, D] or [1, K, D]", got)
+        raise wrong_file(path, "as features numbers [K, D] or [1, K, D]", _described(features))
     return shape[0], shape[1]
+
+
+def _described(data: Any) -> str:
+    return f"{data.dtype}{list(data.shape or ())}" if hasattr(data, "shape") else "a group"
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

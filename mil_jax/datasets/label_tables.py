@@ -4,12 +4,12 @@ Columns with a usual name are found by themselves: CLAM's `case_id,slide_id,labe
 `slide_id,patient_id,split,label`, STAMP's `PATIENT` and `FILENAME`, torchmil's `bag_name`.
 """
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_jax.datasets.csv_rows import Row, check_columns, read_rows
 from mil_jax.datasets.files import read_bytes, wrong_file
 from mil_jax.errors import InputError
 
@@ -59,36 +59,44 @@ def read_labels(path: Path, slide_table: Path | None, columns: Columns) -> list[
         if len(others) != 1:
             raise InputError("label_column", None, f"expected the column with the labels, one of {', '.join(header)}")
         names["label"] = others[0]
-    rows, seen = [], set()
-    for line, record in enumerate(records, start=2):
-        value = {kind: record[name] if name else "" for kind, name in names.items()}
-        for kind in ("slide", "label"):
-            if not value[kind]:
-                raise wrong_file(path, f"a value in column {names[kind]}", f"none in line {line}")
-        if value["slide"] in seen:
-            raise wrong_file(path, "a row for each file", f"{value['slide']!r} twice, in line {line} again")
-        seen.add(value["slide"])
-        rows.append(LabelRow(value["slide"], value["group"] or value["slide"], value["label"], value["split"]))
-    return rows
+    rows: dict[str, LabelRow] = {}
+    for line, record in records.items():
+        slide, label, group, split = (record[name] if name else "" for name in names.values())
+        if not slide:
+            raise wrong_file(slide_table or path, f"a value in column {names['slide']}", f"none in line {line}")
+        if not label:
+            raise wrong_file(path, f"a value in column {names['label']}", f"none for {slide!r}")
+        if slide in rows:
+            raise wrong_file(slide_table or path, "one row for each file", f"{slide!r} again in line {line}")
+        rows[slide] = LabelRow(slide, group or slide, label, split)
+    return list(rows.values())
 
 
 def _joined(
-    path: Path, records: list[Record], header: list[str], slide_table: Path, columns: Columns
-) -> tuple[list[str], list[Record]]:
-    """The rows of the second table, each with what the first says of its group."""
+    path: Path, records: dict[int, Record], header: list[str], slide_table: Path, columns: Columns
+) -> tuple[list[str], dict[int, Record]]:
+    """The rows of the second table, each with what the first says of its group; those that it has not, by their group.
+
+    A group without files stands for the file of its name, which nobody will find.
+    """
     slide_header, slides = read_records(slide_table)
     key = columns.group or next((name for name in slide_header if name in header), None)
     for file, names in ((path, header), (slide_table, slide_header)):
         if key not in names:
             raise InputError("group_column", key, f"expected a column of both tables; {file} has {', '.join(names)}")
     by_group: dict[str, Record] = {}
-    for record in records:
+    for record in records.values():
         if by_group.setdefault(record[key], record) != record:
             raise wrong_file(path, f"one row for each {key}", f"two that differ for {record[key]!r}")
-    known = [slide for slide in slides if slide[key] in by_group]
+    known = {line: by_group[slide[key]] | slide for line, slide in slides.items() if slide[key] in by_group}
     if not known:
         raise wrong_file(slide_table, f"values of {key} that {path} has", "none of them")
-    return list(dict.fromkeys([*slide_header, *header])), [by_group[slide[key]] | slide for slide in known]
+    lone = by_group.keys() - {slide[key] for slide in slides.values()}
+    name = _column(slide_table, slide_header, "slide", columns.slide)
+    if name is not None:
+        empty = dict.fromkeys(slide_header, "")
+        known |= {-i: empty | by_group[group] | {name: group} for i, group in enumerate(sorted(lone))}
+    return list(dict.fromkeys([*slide_header, *header])), known
 
 
 def _column(path: Path, header: Sequence[str], kind: str, name: str | None) -> str | None:
@@ -100,42 +108,34 @@ def _column(path: Path, header: Sequence[str], kind: str, name: str | None) -> s
     return name
 
 
-def read_records(path: Path) -> tuple[list[str], list[Record]]:
-    """The header of a table and its rows, all cells as text without blanks around them.
+def read_records(path: Path) -> tuple[list[str], dict[int, Record]]:
+    """The header of a table and its rows by their lines, all cells as text without blanks around them.
 
     Raises:
         InputError: no such file, no header, a column named twice, or a row of another length.
     """
-    rows = _xlsx(path) if path.suffix.lower() == ".xlsx" else _csv(path)
-    rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    rows = _xlsx(path) if path.suffix.lower() == ".xlsx" else read_rows(path, "a table, as CSV")
+    rows = [row for row in rows if any(row.cells)]
     if len(rows) < 2:
         raise wrong_file(path, "a header and at least one row", f"{len(rows)} lines")
-    header = rows[0]
+    header = rows[0].cells
     if len(set(header)) < len(header):
         raise wrong_file(path, "columns of different names", ", ".join(header))
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise wrong_file(path, f"{len(header)} cells in each row", f"{len(row)} in line {line}")
-    return header, [dict(zip(header, row, strict=True)) for row in rows[1:]]
+    check_columns(path, rows, len(header), "as the header has")
+    return header, {row.line: dict(zip(header, row.cells, strict=True)) for row in rows[1:]}
 
 
-def _csv(path: Path) -> list[list[str]]:
-    data = read_bytes(path, "a table, as CSV")
-    try:
-        return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise wrong_file(path, "a table, as CSV in UTF-8", f"what cannot be read ({error})") from None
-
-
-def _xlsx(path: Path) -> list[list[str]]:
+def _xlsx(path: Path) -> list[Row]:
     try:
         import openpyxl
     except ImportError:
-        raise InputError("table", str(path), "expected a CSV, or openpyxl: pip install 'mil_jax[xlsx]'") from None
+        expected = "expected a CSV, or openpyxl, which reads .xlsx: pip install 'mil_jax[xlsx]'"
+        raise InputError("table", str(path), expected) from None
     data = read_bytes(path, "a table, as .xlsx")
     try:
         sheet = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
-        return [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+        rows = enumerate(sheet.iter_rows(values_only=True), start=1)
+        return [Row(line, ["" if cell is None else str(cell).strip() for cell in cells]) for line, cells in rows]
     except Exception as error:  # of many kinds, where a file is damaged
         raise wrong_file(path, "a table, as .xlsx", f"what cannot be read ({error})") from None
 
