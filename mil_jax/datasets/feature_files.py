@@ -21,6 +21,7 @@ import numpy as np
 from mil_jax.datasets.files import is_file, wrong_file
 from mil_jax.datasets.tensors import read_tensors
 from mil_jax.errors import InputError
+from mil_jax.memory import first_infinite
 
 FEATURES = ("features", "feats", "x")
 COORDS = ("coords", "position", "positions")
@@ -121,14 +122,11 @@ def _checked_position(path: Path, coords: Any, count: int) -> np.ndarray | None:
     return position
 
 
-def _check_finite(path: Path, values: np.ndarray, what: str = "numbers", chunk: int = 4096) -> None:
-    """Looks at some rows [chunk, D] at a time, so that it needs no memory to speak of."""
-    for start in range(0, len(values), chunk):
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(values[start : start + chunk].astype(np.float32, copy=False)).all(axis=1)
-        if not finite.all():
-            got = f"NaN or infinite in row {start + np.argmin(finite)} of bag {path.stem!r}"
-            raise wrong_file(path, f"finite {what} of single precision", got)
+def _check_finite(path: Path, values: np.ndarray, what: str = "numbers") -> None:
+    row = first_infinite(values)
+    if row is not None:
+        got = f"NaN or infinite in row {row} of bag {path.stem!r}"
+        raise wrong_file(path, f"finite {what} of single precision", got)
 
 
 @contextlib.contextmanager
