@@ -35,7 +35,8 @@ def first_infinite(values: np.ndarray, chunk: int = 4096) -> int | None:
     for start in range(0, len(values), chunk):
         rows = values[start : start + chunk].reshape(min(chunk, len(values) - start), -1)
         with np.errstate(over="ignore"):
-            finite = np.isfinite(rows.astype(np.float32, copy=False)).all(axis=1)
+            rows = rows.astype(np.float32) if rows.dtype.itemsize > 4 else rows
+        finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             return start + int(np.argmin(finite))
     return None

@@ -32,6 +32,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tensorflow_datasets": ("datasets",),
     "tensorflow": (),
     "h5py": ("datasets",),
+    "openpyxl": ("datasets",),
     "scipy": ("datasets",),
     "orbax": ("run.checkpoints",),
     "matplotlib": ("plots",),
@@ -42,7 +43,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 }
 
 # What `import mil_jax` does without.
-LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "scipy", "tyro")
+LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "openpyxl", "scipy", "tyro")
 
 # Nothing in the package knows what is built on it.
 ABOVE_THE_PACKAGE = ("experiments", "tests")

@@ -122,7 +122,7 @@ class Cohort:
             if position is not None:
                 position[here] = places
         return BagSet(
-            name=self.name, x=x, sizes=sizes, label=np.maximum([bag.label for bag in bags], 0),
+            name=self.name, x=x, sizes=sizes, label=np.maximum(np.array([bag.label for bag in bags], np.int32), 0),
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Cohort:
 
     def _truth(self, chosen: Sequence[int]) -> np.ndarray:
         if self.instance_label is None:
-            return np.empty(0, np.int32)
+            return np.full(int(self.sizes[list(chosen)].sum()), UNKNOWN, np.int32)
         parts = np.split(self.instance_label, np.cumsum(self.sizes)[:-1])
         return np.concatenate([parts[i] for i in chosen])
 

@@ -152,8 +152,10 @@ def _arrays(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".pt":
         content = read_tensors(path)
         return content if isinstance(content, dict) else {FEATURES[0]: content}
-    loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-    return {FEATURES[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    if path.suffix == ".npy":
+        return {FEATURES[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
+    with path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
 
 
 def _pick(path: Path, content: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
