@@ -408,6 +408,11 @@ def scratch(path: Path) -> None:
     path.write_bytes(content[:-3000] + bytes(2000) + content[-1000:])
 
 
+def gone(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["features"] = h5py.SoftLink("/gone")
+
+
 ONES = np.ones((4, WIDTH), np.float32)
 BAD_FILES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.write_bytes(b""), "b1.h5': expected a sound .h5 file, got what cannot be read"),
@@ -417,7 +422,7 @@ BAD_FILES: list[tuple[Callable[[Path], object], str]] = [
     (file_of(), "got nothing"), (file_of(**{"features/a": ONES}), "numbers [K, D] or [1, K, D], got a group"),
     (file_of(features=ONES[0]), "[1, K, D], got float32[5]"), (file_of(features=np.zeros((2, 4, 5))),
      "got float64[2, 4, 5]"),
-    (file_of(features=np.array([[b"x"]])), "numbers [K, D]"), (file_of(features=h5py.SoftLink("/gone")),
+    (file_of(features=np.array([[b"x"]])), "numbers [K, D]"), (gone,
      "b1.h5': expected"),
     (file_of(features=ONES, coords=ONES[:2, :2]), "as coordinates numbers [4, 2], got float32[2, 2] for 4 instances"),
     (file_of(features=ONES, coords=ONES[:, :3]), "as coordinates numbers [4, 2], got float32[4, 3] for 4 instances"),
@@ -495,15 +500,26 @@ def test_folders_without_files_of_bags_are_refused(tmp_path):
 
 @needs_cohort
 def test_slides_of_a_real_cohort_in_clams_form_and_in_stamps():
-    options = {"instance_labels": SHARED / "patch_truth.csv"}
-    one = load_cohort(SHARED, SHARED / "cohort.csv", classes=("other", "epithelial"), **options)
-    two = load_cohort(SHARED, SHARED / "clini.csv", slide_table=SHARED / "slide.csv", classes=one.class_names)
-    assert (len(one.bags), one.dtype, one.unit, one.patch_size) == (len(two.bags), np.float16, "px", 32)
-    assert (one.bag_names, one.groups, one.label.tolist()) == (two.bag_names, two.groups, two.label.tolist())
+    """STAMP's labels are those of patients, of whom nine have slides that CLAM's table calls otherwise."""
+    clam, truth, classes = SHARED / "cohort.csv", SHARED / "patch_truth.csv", ("other", "epithelial")
+    one = load_cohort(SHARED, clam, classes=classes, instance_labels=truth)
+    two = load_cohort(SHARED, SHARED / "clini.csv", slide_table=SHARED / "slide.csv", classes=classes)
+    assert (len(one.bags), one.dtype, one.unit, one.patch_size) == (100, np.float16, "px", 32)
+    assert (one.bag_names, one.groups, (one.label != two.label).sum()) == (two.bag_names, two.groups, 9)
     data, same = one.read(), two.read()
     np.testing.assert_array_equal(data.x, same.x, strict=True)
-    assert data.content_hash != same.content_hash  # of which one knows the truth
-    assert set(np.unique(data.instance_label)) == {0, 1}
-    joined = load_cohort(SHARED, SHARED / "cohort.csv", slides="join", classes=one.class_names, **options)
-    assert joined.bag_names == tuple(dict.fromkeys(joined.groups))
-    assert joined.read().instance_label.sum() == data.instance_label.sum()
+    np.testing.assert_array_equal(data.position, same.position)
+    assert (set(np.unique(data.instance_label)), set(np.unique(same.instance_label))) == ({0, 1}, {-1})
+    whole = load_cohort(
+        SHARED, SHARED / "clini.csv", slide_table=SHARED / "slide.csv", classes=classes, slides="join",
+        instance_labels=truth,
+    ).read()  # fmt: skip
+    assert (whole.bag_names, len(whole.x)) == (tuple(dict.fromkeys(one.groups)), len(data.x))
+    assert whole.instance_label.sum() == data.instance_label.sum()
+    assert "slides = 'join': expected one label for all files of 'case015'" in message_of(
+        load_cohort, SHARED, clam, slides="join"
+    )
+    assert_parts(
+        message_of(load_cohort, SHARED, clam, instance_labels=truth),
+        "expected no positive instance in a bag of 'epithelial', the first class; classes gives their order",
+    )
