@@ -121,8 +121,9 @@ class Cohort:
             x[here] = values
             if position is not None:
                 position[here] = places
+        label = np.array([max(bag.label, 0) for bag in bags], np.int32)
         return BagSet(
-            name=self.name, x=x, sizes=sizes, label=np.array([max(bag.label, 0) for bag in bags], np.int32),
+            name=self.name, x=x, sizes=sizes, label=label,
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip
@@ -135,9 +136,9 @@ class Cohort:
             raise InputError("features", got, "expected instances that fit into memory; train in windows") from None
 
     def _truth(self, chosen: Sequence[int]) -> np.ndarray:
-        if self.instance_label is None:
-            return np.empty(0, np.int32)
-        parts = np.split(self.instance_label, np.cumsum(self.sizes)[:-1])
+        sizes = self.sizes
+        known = np.full(sizes.sum(), UNKNOWN, np.int32) if self.instance_label is None else self.instance_label
+        parts = np.split(known, np.cumsum(sizes)[:-1])
         return np.concatenate([parts[i] for i in chosen])
 
 
