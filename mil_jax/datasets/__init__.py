@@ -1,21 +1,19 @@
-"""Where data comes from: loaders return one of three records, and nothing else reads data.
+"""Where data comes from: loaders return one of two records, and nothing else reads data.
 
 Pools of instances to draw bags from: ``load`` knows the sample of MNIST that is part of the package, three sets of the
 MNIST family, and any labelled image set of TensorFlow Datasets (TFDS). Bags as the world has them: ``load_classic``
-(MUSK, Elephant, Fox, Tiger), ``load_colon`` (histology), ``read_table`` (CSV of your own), and ``load_cohort``: files
-of features that an encoder left, with a table of labels, to be read in whole or in part.
+(MUSK, Elephant, Fox, Tiger), ``load_colon`` (histology), ``read_table`` (CSV of your own) and ``load_cohort`` (files of
+features that an encoder left, with a table of labels).
 """
 
 from pathlib import Path
 
 from mil_jax.datasets import idx
 from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic, load_table_set
-from mil_jax.datasets.cohort import Cohort
-from mil_jax.datasets.cohort_files import load_cohort
+from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.datasets.colon import load_colon
 from mil_jax.datasets.files import as_path
 from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
-from mil_jax.datasets.label_tables import Columns
 from mil_jax.datasets.records import BagSet, Dataset, Instances, content_hash
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
