@@ -132,10 +132,11 @@ def test_every_layout_gives_the_same_bags(tmp_path, write):
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_every_layout_and_both_tables_give_the_bags_of_the_cohort(tmp_path, write):
     original = load_cohort(COHORT, COHORT / "cohort.csv")
-    bags = {bag.name: bag.read() for bag in original.bags[:20]}
+    bags: Any = {bag.name: bag.read() for bag in original.bags[:20]}
     write_bags(tmp_path, bags, write)
-    stamp = {"table": COHORT / "clini.csv", "slide_table": COHORT / "slide.csv"}
-    for options in ({"table": COHORT / "cohort.csv"}, stamp):
+    stamp: Any = {"table": COHORT / "clini.csv", "slide_table": COHORT / "slide.csv"}
+    clam: Any = {"table": COHORT / "cohort.csv"}
+    for options in (clam, stamp):
         cohort = load_cohort(tmp_path, **options, missing="skip")
         assert (cohort.bag_names, cohort.groups) == (original.bag_names[:20], original.groups[:20])
         assert (cohort.class_names, cohort.label.tolist()) == (original.class_names, original.label[:20].tolist())
