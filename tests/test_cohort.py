@@ -16,6 +16,7 @@ from mil_jax.datasets import BagSet, Cohort, Columns, load_cohort
 from mil_jax.datasets.bag_sources import BagSource
 from mil_jax.datasets.cohort import cohort_of_arrays, read_instance_labels
 from mil_jax.datasets.digits_cohort import digits_cohort
+from mil_jax.memory import is_finite
 
 COHORT = Path(__file__).parents[1].parent / "shared" / "data" / "cohort"
 needs_cohort = pytest.mark.skipif(not COHORT.is_dir(), reason="the cohort is absent")
@@ -24,7 +25,7 @@ X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 def make_bags(*sizes: int, width: int = 3) -> Bags:
-    """Features that are float16 and float32 alike, and whole numbers as places, of bags by letter."""
+    """Features that are float16 and float32 alike, and whole numbers as places, of the bags a, b, c and so on."""
     draw = np.random.default_rng(0)
     return {
         name: (draw.integers(-99, 99, (size, width)).astype(np.float16), draw.integers(0, 99_999, (size, 2)))
@@ -134,9 +135,9 @@ def test_every_layout_and_both_tables_give_the_bags_of_the_cohort(tmp_path, writ
     original = load_cohort(COHORT, COHORT / "cohort.csv")
     bags: Any = {bag.name: bag.read() for bag in original.bags[:20]}
     write_bags(tmp_path, bags, write)
-    stamp: Any = {"table": COHORT / "clini.csv", "slide_table": COHORT / "slide.csv"}
-    clam: Any = {"table": COHORT / "cohort.csv"}
-    for options in (clam, stamp):
+    stamp: dict[str, Any] = {"table": COHORT / "clini.csv", "slide_table": COHORT / "slide.csv"}
+    clam: dict[str, Any] = {"table": COHORT / "cohort.csv"}
+    for options in (stamp, clam):
         cohort = load_cohort(tmp_path, **options, missing="skip")
         assert (cohort.bag_names, cohort.groups) == (original.bag_names[:20], original.groups[:20])
         assert (cohort.class_names, cohort.label.tolist()) == (original.class_names, original.label[:20].tolist())
@@ -146,7 +147,7 @@ def test_every_layout_and_both_tables_give_the_bags_of_the_cohort(tmp_path, writ
 
 @needs_cohort
 def test_the_cohort_is_the_known_one():
-    options = {"classes": ("other", "epithelial"), "instance_labels": COHORT / "patch_truth.csv"}
+    options: dict[str, Any] = {"classes": ("other", "epithelial"), "instance_labels": COHORT / "patch_truth.csv"}
     cohort = load_cohort(COHORT, COHORT / "cohort.csv", **options)
     read = cohort.read()
     assert (read.x.shape, read.x.dtype, cohort.patch_size, int(cohort.label.sum())) == (
@@ -189,7 +190,7 @@ def test_features_lie_in_memory_once_in_their_own_type(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (read.x.dtype, read.x.shape) == (np.float16, (40_000, 200))
-    assert peak < 1.35 * read.x.nbytes  # one more bag of eight, and which of its numbers are finite
+    assert peak < 1.5 * read.x.nbytes  # one more bag of eight, and which of its numbers are finite
 
 
 @needs_cohort
@@ -291,10 +292,9 @@ BAD_TABLES = [
     ("bag,label\na,n\n,y\n", {}, "a value in column bag, got none in line 3"), ("bag,label\n", {}, "at least one row"),
     ("bag,y,z\na,0,1\nb,1,0\n", {}, "label_column = None: expected the column with the labels, one of bag, y, z"),
     ("bag,y,z\na,0,1\nb,1,0\n", {"columns": Columns(label="w")}, "label_column = 'w': expected a column of"),
-    ("x,label\na,0\nb,1\n", {}, "expected the column with the files' names, one of x, label"),
+    ("x,label\na,0\nb,1\n", {}, "expected the column with the files' names, one of x"),
     ("bag,bag\na,0\n", {}, "columns of different names, got bag, bag"), ("bag,label\na,0,1\n", {}, "got 3 in line 2"),
-    ("bag,patient,label\na,p,n\nb,p,y\n", {"slides": "join"},
-     "expected one label for all files of 'p', got ['n', 'y']"),
+    ("bag,patient,label\na,p,n\nb,p,y\n", {"slides": "join"}, "one label for all files of 'p', got ['n', 'y']"),
     ("bag,patient,label,split\na,p,n,val\nb,p,n,test\n", {"slides": "join"}, "at least two classes"),
     ("bag,label\na,n\nb,y\n", {"slides": "both"}, "slides = 'both': expected 'apart' or 'join'"),
     ("bag,label\na,n\nb,y\n", {"missing": "no"}, "missing = 'no': expected 'refuse' or 'skip'"),
@@ -381,11 +381,11 @@ def test_a_bad_file_is_named(tmp_path, name, content, complaint):
 ONES = np.ones((2, 3))
 LATER = [
     ({"feats": ONES * np.nan}, "finite numbers of single precision, got NaN or infinite in row 0 of bag 'a'"),
-    ({"feats": ONES * [[1], [1e39]]}, "in row 1 of bag 'a'"), ({"feats": ONES[:1]},
-     "features [2, 3], as before, got [1"),
+    ({"feats": ONES * [[1], [1e39]]}, "in row 1 of bag 'a'"),
+    ({"feats": ONES[:1]}, "features [2, 3], as before, got [1"),
     ({"feats": ONES, "coords": [[1, np.inf], [1, 2]]}, "expected finite coordinates of"), ({"feats": ONES}, ""),
-    ({"feats": ONES, "coords": X}, "as coordinates numbers [2, 2], got float32[3, 2]"), (b"no such thing",
-     "a sound .h5"),
+    ({"feats": ONES, "coords": X}, "as coordinates numbers [2, 2], got float32[3, 2]"),
+    (b"no such thing", "a sound .h5"),
 ]  # fmt: skip
 
 
@@ -463,7 +463,7 @@ def test_the_hash_knows_names_labels_groups_and_sizes(tmp_path):
 
 TRUTH = [
     ("slide_id,row,positive\nb,1,1\nb,0,0\nz,5,1\n", None),
-    ("slide,row,positive\nb,1,1\n", "the columns slide_id, row, pos"),
+    ("slide,row,positive\nb,1,1\n", "columns slide_id, row, pos"),
     ("slide_id,row,positive\nb,2,1\n", "rows 0 to 1 of b, each 0 or 1, got '2', '1' in line 2"),
     ("slide_id,row,positive\nb,1,yes\n", "got '1', 'yes' in line 2"), ("slide_id,row,positive\nb,-1,1\n", "'-1'"),
     ("slide_id,row,positive\nz,1,1\n", "slides such as a, got z"),
@@ -482,3 +482,13 @@ def test_a_table_says_which_instances_are_positive(tmp_path, text, complaint):
         assert read_instance_labels(path, cohort).tolist() == [-1, -1, 0, 1]
     else:
         assert complaint in message_of(read_instance_labels, path, cohort)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_what_is_not_finite_is_seen_wherever_it_stands(dtype):
+    values = np.array([[0, -1, 1e-7, 65504], [-65504, -0.0, 3, 4]], dtype)
+    assert is_finite(values, chunk=1)
+    for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+        values[1, 2] = wrong
+        assert not is_finite(values, chunk=1)
+        assert not is_finite(values.T)

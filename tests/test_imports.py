@@ -34,7 +34,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 # What `import mil_jax` does without.
-LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "openpyxl", "scipy", "tyro")
+LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "scipy", "tyro")
 
 # Nothing in the package knows what is built on it.
 ABOVE_THE_PACKAGE = ("experiments", "tests")

@@ -121,8 +121,9 @@ class Cohort:
             x[here] = values
             if position is not None:
                 position[here] = places
+        label = np.array([max(bag.label, 0) for bag in bags], np.int32)
         return BagSet(
-            name=self.name, x=x, sizes=sizes, label=np.array([max(bag.label, 0) for bag in bags], np.int32),
+            name=self.name, x=x, sizes=sizes, label=label,
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip
