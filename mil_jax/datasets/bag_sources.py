@@ -136,9 +136,9 @@ class Cohort:
             raise InputError("features", got, "expected instances that fit into memory; train in windows") from None
 
     def _truth(self, chosen: Sequence[int]) -> np.ndarray:
-        sizes = self.sizes
-        known = np.full(sizes.sum(), UNKNOWN, np.int32) if self.instance_label is None else self.instance_label
-        parts = np.split(known, np.cumsum(sizes)[:-1])
+        if self.instance_label is None:
+            return np.full(int(self.sizes[list(chosen)].sum()), UNKNOWN, np.int32)
+        parts = np.split(self.instance_label, np.cumsum(self.sizes)[:-1])
         return np.concatenate([parts[i] for i in chosen])
 
 

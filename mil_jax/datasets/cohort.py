@@ -60,6 +60,8 @@ def load_cohort(
             raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
         cohort = _of_table(path, classes)
     else:
+        if table is None and slide_table is not None:
+            raise InputError("table", None, f"expected a table of labels, to which {slide_table} belongs")
         second = None if slide_table is None else as_path("slide_table", slide_table)
         rows = None if table is None else read_labels(as_path("table", table), second, columns)
         cohort = _of_files(path, rows, classes, slides, missing)

@@ -71,7 +71,11 @@ def find_files(folder: Path) -> dict[str, Path]:
             for path in place.glob(f"[!.]*{suffix}"):
                 files.setdefault(path.stem, path)
     if not files:
-        raise InputError("features", str(folder), f"expected files that end in {', '.join(SUFFIXES)}, got none")
+        folders = (
+            ", ".join(sorted(place.name for place in folder.iterdir() if place.is_dir())[:5]) or "no folder either"
+        )
+        expected = f"expected files that end in {', '.join(SUFFIXES)}, got none; there is {folders}"
+        raise InputError("features", str(folder), expected)
     return dict(sorted(files.items()))
 
 
@@ -87,7 +91,7 @@ def inspect_file(path: Path) -> FeatureFile:
         with _beside(path, "coords", headers=True) as other:
             coords = coords if other is None else other
             if coords is not None and count and _squeezed(coords.shape) != (count, 2):
-                got = f"{list(coords.shape)} for {count} instances"
+                got = f"{list(coords.shape)}{'' if other is None else ' in coords/'} for {count} instances"
                 raise wrong_file(path, f"as coordinates numbers [{count}, 2]", got)
         about = attributes | dict(getattr(coords, "attrs", {}))
         unit = "" if coords is None else "um" if about.get("unit") in ("um", b"um") else "px"
@@ -172,8 +176,10 @@ def _arrays(path: Path, headers: bool) -> Mapping[str, Any]:
     if path.suffix == ".npz" and headers:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy"): _header(archive, name) for name in archive.namelist()}
-    loaded = np.load(path, mmap_mode="r" if headers and path.suffix == ".npy" else None, allow_pickle=False)
-    return {FEATURES[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    if path.suffix == ".npy":
+        return {FEATURES[0]: np.load(path, mmap_mode="r" if headers else None, allow_pickle=False)}
+    with path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -220,10 +226,15 @@ def _label(values: Any) -> str:
 
 
 def _patch_size(about: Mapping[str, Any], unit: str) -> float:
-    """Side of a patch in the unit of positions; CLAM says it in pixels of the level that patches were cut from."""
+    """Side of a patch in the unit of positions; CLAM says it in pixels of the level that patches were cut from.
+
+    0 where nobody says; so of another level than the finest without its scale.
+    """
     if unit == "um":
         return _number(about, "tile_size_um") or _number(about, "tile_size")
-    return _number(about, "patch_size_level0") or _number(about, "patch_size") * (_number(about, "downsample") or 1.0)
+    finest = not _number(about, "patch_level")
+    side = _number(about, "patch_size") * (_number(about, "downsample") or float(finest))
+    return _number(about, "patch_size_level0") or side
 
 
 def _number(about: Mapping[str, Any], name: str) -> float:

@@ -74,10 +74,10 @@ def read_labels(path: Path, slide_table: Path | None, columns: Columns) -> list[
     for line, cells in records:
         value = {kind: cells.get(name, "") if name else "" for kind, name in names.items()}
         if not value["slide"] and not (slide_table and value["group"]):
-            raise wrong_file(path, f"a value in column {names['slide']}", f"none in line {line}")
+            raise wrong_file(slide_table or path, f"a value in column {names['slide']}", f"none in line {line}")
         slide = value["slide"] or value["group"]
         if slide in rows:
-            raise wrong_file(path, "a row for each file", f"{slide!r} twice, in line {line} again")
+            raise wrong_file(slide_table or path, "a row for each file", f"{slide!r} twice, in line {line} again")
         rows[slide] = LabelRow(slide, value["group"] or slide, value["label"], value["split"])
     return list(rows.values())
 
@@ -99,7 +99,7 @@ def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -
         stem = next((row.slide[: -len(end)] for end in ENDINGS if row.slide.lower().endswith(end)), row.slide)
         name = row.slide if row.slide in files else stem
         if name in by_file:
-            raise InputError("table", row.slide, f"expected one row for the file {name!r}")
+            raise InputError("table", row.slide, f"expected one row for the file {name!r}, got another")
         if name not in files:
             lost.append(row.slide)
             continue
@@ -113,7 +113,8 @@ def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -
                 raise InputError("table", text, "expected a labelled row for each file, or missing='skip'")
             notes.append(f"left out, {text}")
     if len(by_file) == len(blank):
-        raise InputError("table", f"{len(rows)} rows", f"expected labels of files such as {next(iter(files))}")
+        got = f"{len(rows)} rows, such as {rows[0].slide}"
+        raise InputError("table", got, f"expected labels of files such as {next(iter(files))}")
     return [by_file[name] for name in files if name in by_file and name not in blank], notes
 
 
