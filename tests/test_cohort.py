@@ -199,6 +199,7 @@ def test_two_tables_as_stamp_has_them_and_patients_as_bags(tmp_path):
     assert_parts(message_of(load_cohort, folder, clini, **options), clini, "two that differ for 'p', in line 3 again")
     write_table(clini, "PATIENT,KRAS\nx,mut\n")
     assert_parts(message_of(load_cohort, folder, clini, **options), slide, "values of PATIENT that", "none of them")
+    assert "to which" in message_of(load_cohort, folder, slide_table=slide)
     write_table(clini, "ID,KRAS\np,mut\n")
     assert "expected a column of both tables" in message_of(load_cohort, folder, clini, **options)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from mil_jax.datasets.bag_sources import BagSource, Cohort, cohort_of_arrays
 from mil_jax.datasets.feature_files import FeatureFile, find_files, inspect_file, read_truth
-from mil_jax.datasets.files import as_path, wrong_file
-from mil_jax.datasets.label_tables import Columns, LabelRow, class_order, few, match_rows, read_labels, read_records
+from mil_jax.datasets.files import as_path, few, wrong_file
+from mil_jax.datasets.label_tables import Columns, LabelRow, class_order, match_rows, read_labels, read_records
 from mil_jax.datasets.records import UNKNOWN
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError, check_choice
@@ -60,6 +60,8 @@ def load_cohort(
             raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
         cohort = _of_table(path, classes)
     else:
+        if table is None and slide_table is not None:
+            raise InputError("table", None, f"expected the table of labels to which {slide_table} belongs")
         second = None if slide_table is None else as_path("slide_table", slide_table)
         rows = None if table is None else read_labels(as_path("table", table), second, columns)
         cohort = _of_files(path, rows, classes, slides, missing)
