@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
+from mil_jax.datasets import Cohort, Columns, load_cohort
 from mil_jax.datasets.digits_cohort import digits_cohort
-from mil_jax.datasets.split_files import read_splits, splits_of_column
 from mil_jax.errors import InputError
-from mil_jax.folds import Plan, check_uncut, given_plan
+from mil_jax.folds import Plan, check_taught, check_uncut, given_plan
 from mil_jax.run import cli
 from mil_jax.run.cohort import CohortConfig, run_cohort
 from mil_jax.run.config import aside
 from mil_jax.run.experiment import begin
+from mil_jax.split_files import read_splits, splits_of_column
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,13 @@ def read(config: Config) -> Cohort:
             raise InputError("features", None, "expected the folder of the files that the table names")
         return digits_cohort(config.seed)
     columns = Columns(config.slide_column, config.label_column, config.group_column, config.split_column)
-    return load_cohort(
+    cohort = load_cohort(
         config.features, config.table, slide_table=config.slide_table, columns=columns, classes=config.classes,
         slides=config.slides, missing=config.missing, instance_labels=config.instance_labels,
     )  # fmt: skip
+    if not cohort.class_names:
+        raise InputError("table", None, "expected a CSV or .xlsx with the label of each bag")
+    return cohort
 
 
 def plan_of(config: Config, cohort: Cohort) -> Plan:
@@ -84,6 +87,7 @@ def plan_of(config: Config, cohort: Cohort) -> Plan:
     else:
         return config.drawn.draw(config.seed, cohort)
     check_uncut(folds, cohort.groups)
+    check_taught(folds, cohort.label, cohort.class_names)
     return given_plan(folds)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags
 from mil_jax.committee import mutual_information
-from mil_jax.crossing import mean_features, unlikeness
+from mil_jax.crossing import mean_features, spread_of, unlikeness
 from mil_jax.datasets.cohort import Cohort, load_cohort
 from mil_jax.datasets.records import BagSet
 from mil_jax.ensemble import predict
@@ -70,13 +70,13 @@ def main(config: Config) -> Path:
     check_free(out, can_resume=False)
     cohort = load_cohort(config.features)
     run = load_run(config.run)
-    chosen = members_of_fit(run, config.fit)
+    chosen, threshold = members_of_fit(run, config.fit)
     start_jax(config.compute, len(chosen))
     data = cohort.read()
     bags = bags_from_set(data)
     members = jax.tree.map(lambda leaf: leaf[chosen], run.members)
     predicted = predict(run.model, members, bags, placement_of(config.compute, len(chosen)))
-    rows = list(prediction_rows(run, chosen, cohort, bags, predicted))
+    rows = list(prediction_rows(run, threshold, cohort, bags, predicted))
     options = {"run": str(config.run), "fit": config.fit}
     content = {"experiment": "predict_bags", "options": options, "data": {"content_hash": cohort.content_hash}}
     with open_run(out, content, {}, can_resume=False) as folder:
@@ -87,35 +87,36 @@ def main(config: Config) -> Path:
     return out
 
 
-def members_of_fit(run: Run, fit: int | None) -> np.ndarray:
-    """The numbers of the members that predict: those of the fit that have not diverged.
+def members_of_fit(run: Run, fit: int | None) -> tuple[np.ndarray, float | None]:
+    """The numbers of the members that predict, those of the fit that have not diverged, and the threshold of the fit.
 
     Raises:
         InputError: no such fit, or none that has converged.
     """
     if run.summary is None:
-        raise InputError("run", str(run.path), "expected a run that has come to its end: go on with it by --resume")
+        raise InputError(
+            "run folder", str(run.path), "expected one that has come to its end: go on with it by --resume"
+        )
     fits = np.array([row.get("fit", 0) for row in run.summary.members])
     if fit is not None and fit > fits.max():
         raise InputError("fit", fit, f"expected 0 to {fits.max()}, the fits of {run.path}")
     kept = np.array([not row["diverged"] for row in run.summary.members])
     chosen = np.flatnonzero(kept & ((fits == fit) if fit is not None else True))
     if not len(chosen):
-        raise InputError("run", str(run.path), "expected members that have converged: all have diverged")
-    return chosen
+        raise InputError("run folder", str(run.path), "expected members that have converged: all have diverged")
+    cuts = [row["threshold"] for row in (run.summary.members[i] for i in chosen) if "threshold" in row]
+    return chosen, float(np.median(cuts)) if cuts else None
 
 
 def prediction_rows(
-    run: Run, chosen: np.ndarray, cohort: Cohort, bags: Bags, predicted: Prediction
+    run: Run, threshold: float | None, cohort: Cohort, bags: Bags, predicted: Prediction
 ) -> Iterator[dict[str, Any]]:
     """A row for each bag."""
     probability = np.asarray(predicted.probability)
     mean, information = probability.mean(axis=0), mutual_information(probability)
-    spread = probability.std(axis=0, ddof=1) if len(chosen) > 1 else np.zeros_like(mean)
+    spread = spread_of(probability[None])[0]
     entropy = -np.sum(mean * np.log(np.maximum(mean, 1e-38)), axis=-1)
     distance = distances(run.path, bags)
-    cuts = [row["threshold"] for row in (run.summary.members[i] for i in chosen) if row.get("threshold") is not None]
-    threshold = float(np.median(cuts)) if cuts else None
     for i, name in enumerate(cohort.bag_names):
         row = {"bag": name} | called(mean[i], spread[i], run.class_names, threshold)
         yield row | {"entropy": entropy[i], "mutual_information": information[i], "unlike_training": distance[i]}
@@ -131,7 +132,7 @@ def distances(path: Path, bags: Bags) -> np.ndarray:
         with (path / "features.npz").open("rb") as file, np.load(file) as saved:
             typical = dict(saved)
     except (OSError, ValueError) as error:
-        raise InputError("run", str(path), f"expected a run of own_bags.py, with features.npz ({error})") from None
+        raise InputError("run folder", str(path), f"expected one of own_bags.py, with features.npz ({error})") from None
     far = unlikeness(mean_features(bags), typical["mean"], typical["deviation"])
     return far / max(float(typical["distance"].max()), 1e-6)
 

@@ -49,27 +49,33 @@ def as_members(pooled: Prediction, tested: Int[np.ndarray, " T"]) -> Prediction:
 
     Where no round judges all of them, the M members' means over the rounds that judge a bag.
     """
-    probability = pooled.probability[:, :, tested]
-    if np.isfinite(probability).any(axis=(1, 3)).all():
+    judged = np.asarray(np.isfinite(pooled.probability[:, :, tested]).any(axis=(1, 3)))  # [R, T]
+    if judged.all():
         return jax.tree.map(lambda leaf: leaf[:, :, tested].reshape(-1, len(tested), *leaf.shape[3:]), pooled)
-    judged = np.isfinite(probability).any(axis=(1, 3))  # [R, T]
+    where = judged[:, None, :, None]
 
     def mean(leaf: np.ndarray) -> np.ndarray:
-        where = judged[:, None, :, None] if leaf.ndim == 4 else judged[:, None]
         return np.where(where, leaf[:, :, tested], 0).sum(axis=0) / where.sum(axis=0)
 
     return jax.tree.map(mean, pooled)
 
 
-def ensemble_of(pooled: Float[np.ndarray, "R M B C"]) -> Float[np.ndarray, "R B C"]:
+def ensemble_of(pooled: Float[np.ndarray | Array, "R M B C"]) -> Float[np.ndarray, "R B C"]:
     """The mean over members that have not diverged; NaN where a round does not judge a bag."""
     known = np.isfinite(pooled).all(axis=-1, keepdims=True)
     count = known.sum(axis=1)
     return np.where(known, pooled, 0).sum(axis=1) / np.where(count > 0, count, np.nan)
 
 
+def spread_of(pooled: Float[np.ndarray | Array, "R M B C"]) -> Float[np.ndarray, "R B C"]:
+    """The standard deviation over members that have not diverged, divided by their number - 1; 0 for one member."""
+    known, mean = np.isfinite(pooled).all(axis=-1, keepdims=True), ensemble_of(pooled)
+    squares = np.where(known, np.asarray(pooled, np.float64) - mean[:, None], 0) ** 2
+    return np.where(np.isfinite(mean), np.sqrt(squares.sum(axis=1) / np.maximum(known.sum(axis=1) - 1, 1)), np.nan)
+
+
 def thresholds(
-    val: Float[np.ndarray, "FM V C"], label: Int[np.ndarray, "FM V"], members: int
+    val: Float[np.ndarray | Array, "FM V C"], label: Int[np.ndarray | Array, "FM V"], members: int
 ) -> Float[np.ndarray, " F"]:
     """For each fit the threshold of its ensemble that classifies most of its validation bags right; of two classes."""
     by_fit = np.asarray(val)[..., 1].reshape(-1, members, val.shape[1])
@@ -99,7 +105,7 @@ def linear_probe(
     """What logistic regression on the bags' mean features says of each fit's test bags (scikit-learn's).
 
     Features are standardised by the training bags, and the strength of the L2 penalty is chosen by the loss on the
-    validation bags. NaN where a round does not judge a bag.
+    validation bags. NaN where a round does not judge a bag. Every fit learns from bags of every class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -109,12 +115,9 @@ def linear_probe(
         train, val, test = (part[fit][part[fit] >= 0] for part in plan.folds)
         mean, deviation = features[train].mean(axis=0), features[train].std(axis=0)
         x = (features - mean) / np.where(deviation > 1e-9, deviation, 1)
-        best: tuple[float, Any] = (np.inf, None)
-        for strength in PENALTIES:
-            probe = LogisticRegression(C=strength, max_iter=1000).fit(x[train], label[train])
-            loss = log_loss(label[val], probe.predict_proba(x[val]), labels=probe.classes_)
-            best = min(best, (loss, probe), key=lambda pair: pair[0])
-        pooled[plan.round[fit], test] = best[1].predict_proba(x[test])
+        probes = [LogisticRegression(C=strength, max_iter=1000).fit(x[train], label[train]) for strength in PENALTIES]
+        losses = [log_loss(label[val], probe.predict_proba(x[val]), labels=range(classes)) for probe in probes]
+        pooled[plan.round[fit], test] = probes[int(np.argmin(losses))].predict_proba(x[test])
     return pooled
 
 

@@ -63,7 +63,7 @@ def draw_plan(
     val_share: float = 0.2,
     holdout: float = 0.0,
 ) -> Plan:
-    """Draws F = folds * repeats fits, stratified by class, that never cut a group (scikit-learn's StratifiedGroupKFold).
+    """Draws F = folds * repeats fits, stratified by class, that cut no group (scikit-learn's StratifiedGroupKFold).
 
     Args:
         key: decides the draw.
@@ -94,9 +94,9 @@ def draw_plan(
     for _ in range(repeats):
         for rest, test in _parts(draw, label, names, kept, folds):
             fits.append((*_cut(draw, label, names, rest, val_share), test))
-    for train, val, _ in fits:
-        if len(np.unique(label[train])) < len(np.unique(label)) or not len(val):
-            expected = "expected training bags of every class and validation bags in each fold: fewer folds, more bags"
+    for train, val, test in fits:
+        if len(np.unique(label[train])) < len(np.unique(label)) or not len(val) or not len(test):
+            expected = "expected bags of every class to learn from, and others, in each fold: fewer folds, more bags"
             raise InputError("folds", folds, expected)
     return Plan(_stacked(fits), np.repeat(np.arange(repeats), folds), held)
 
@@ -137,9 +137,12 @@ def _cut(
     draw: np.random.Generator, label: np.ndarray, groups: np.ndarray, bags: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The bags without about such a share of them, and the share."""
-    parts = min(max(round(1 / share), 2), len(np.unique(groups[bags])))
-    if parts < 2:
-        raise InputError("groups", 1, "expected at least three groups")
+    most = min(len(np.unique(groups[bags])), int(np.bincount(label[bags]).max()))  # what can be dealt out to parts
+    if most < 2:
+        raise InputError(
+            "groups", len(np.unique(groups)), "expected more groups, to choose on one and to learn from others"
+        )
+    parts = min(max(round(1 / share), 2), most)
     return _parts(draw, label, groups, bags, parts)[0]
 
 
@@ -154,6 +157,21 @@ def stack_places(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @checked
+def check_taught(folds: Folds, label: Int[np.ndarray, " B"], class_names: Sequence[str]) -> None:
+    """Refuses folds of which one has no bag of a class to learn from.
+
+    Raises:
+        InputError: names the fit and the class.
+    """
+    for fit, train in enumerate(folds.train):
+        missing = set(range(len(class_names))) - set(np.asarray(label)[train[train >= 0]].tolist())
+        if missing:
+            raise InputError(
+                "splits", fit, f"expected training bags of every class, got none of {class_names[min(missing)]!r}"
+            )
+
+
+@checked
 def check_uncut(folds: Folds, groups: Sequence[str]) -> None:
     """Refuses folds that cut a group.
 
@@ -163,7 +181,7 @@ def check_uncut(folds: Folds, groups: Sequence[str]) -> None:
     for fit, parts in enumerate(zip(*folds, strict=True)):
         place: dict[str, str] = {}
         for name, part in zip(folds._fields, parts, strict=True):
-            for bag in part[part >= 0]:
+            for bag in map(int, part[part >= 0]):
                 first = place.setdefault(groups[bag], name)
                 if first != name:
                     expected = (

@@ -48,7 +48,7 @@ def group_scores(
     """Each of `SCORES`: its mean over rounds, the standard error of that, and an interval over groups.
 
     For two classes they are those of class 1, for more the mean over classes, each against the rest. A round counts
-    the bags that it predicts.
+    the bags that it predicts; one where a score is not defined is not in its mean.
 
     Args:
         probability: of each class; NaN for a bag that a round does not predict.
@@ -76,11 +76,11 @@ def group_scores(
 
 def _score(values: Float[np.ndarray, "R W"]) -> Score:
     """The first weighting is that of the bags as they are, the others are resamples."""
-    points, resampled = values[:, 0], values[:, 1:].mean(axis=0)
+    points, resampled = values[np.isfinite(values[:, 0]), 0], _mean(values[:, 1:])
     resampled = resampled[np.isfinite(resampled)]
     low, high = np.quantile(resampled, (0.025, 0.975)) if resampled.size else (np.nan, np.nan)
     error = points.std(ddof=1) / np.sqrt(len(points)) if len(points) > 1 else np.nan
-    return Score(float(points.mean()), float(error), float(low), float(high))
+    return Score(float(points.mean()) if len(points) else np.nan, float(error), float(low), float(high))
 
 
 def weighted_scores(

@@ -67,19 +67,15 @@ def test_the_hash_knows_every_array_and_no_name():
     assert len({one.content_hash, *(make(BagSet, **BAGS | change).content_hash for change in changes)}) == 7
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"x": X.tolist()}, {"x": X.astype(int)}, {"x": X[0]}, {"x": X + np.nan}, {"x": X + np.float64(1e39)},
-        {"x": None}, {"sizes": [1, 1]}, {"sizes": [0, 3]}, {"sizes": [-1, 4]}, {"sizes": [1.0, 2.0]}, {"sizes": None},
-        {"sizes": [2**32 + 1, 2]}, {"sizes": [[1], [2, 3]]}, {"label": [2**32, 1]}, {"label": [2**70, 1]},
-        {"label": [-1, 1]}, {"label": ["0", "1"]}, {"label": [0.0, 1.0]}, {"label": [0, 1, 1]}, {"bag_names": ("p",)},
-        {"label": [0, 5], "class_names": ("n", "y")}, {"bag_names": "pq"}, {"name": ""}, {"name": None}, {"source": 3},
-        {"instance_label": [1, 0, 0]}, {"instance_label": [0, 2, 0]}, {"instance_label": [0, 1]},
-        {"instance_class": [0, 0, 1], "instance_class_names": ("k",)}, {"position": X[:2]}, {"position": X + np.inf},
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("change", [
+    {"x": X.tolist()}, {"x": X.astype(int)}, {"x": X[0]}, {"x": X + np.nan}, {"x": X + np.float64(1e39)},
+    {"x": None}, {"sizes": [1, 1]}, {"sizes": [0, 3]}, {"sizes": [-1, 4]}, {"sizes": [1.0, 2.0]}, {"sizes": None},
+    {"sizes": [2**32 + 1, 2]}, {"sizes": [[1], [2, 3]]}, {"label": [2**32, 1]}, {"label": [2**70, 1]},
+    {"label": [-1, 1]}, {"label": ["0", "1"]}, {"label": [0.0, 1.0]}, {"label": [0, 1, 1]}, {"bag_names": ("p",)},
+    {"label": [0, 5], "class_names": ("n", "y")}, {"bag_names": "pq"}, {"name": ""}, {"name": None}, {"source": 3},
+    {"instance_label": [1, 0, 0]}, {"instance_label": [0, 2, 0]}, {"instance_label": [0, 1]},
+    {"instance_class": [0, 0, 1], "instance_class_names": ("k",)}, {"position": X[:2]}, {"position": X + np.inf},
+], ids=str)  # fmt: skip
 def test_a_record_at_odds_with_itself_is_refused(change):
     names = (*change, "sizes") if "bag_names" in change else tuple(change)
     assert message_of(make, BagSet, **BAGS | change).startswith(names)
@@ -264,12 +260,10 @@ def test_a_damaged_mat_file_never_ends_the_process(tmp_path, compressed):
 
 # name: bags, positive, instances, features, constant features; smallest, median and largest bag
 CLASSIC = {
-    "musk1": (92, 47, 476, 166, 0, 2, 4, 40),
-    "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
-    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13),
-    "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
+    "musk1": (92, 47, 476, 166, 0, 2, 4, 40), "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
+    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13), "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
     "tiger": (200, 100, 1220, 230, 106, 1, 6, 13),
-}
+}  # fmt: skip
 
 
 @needs_classic

@@ -17,29 +17,21 @@ PACKAGE = "mil_jax"
 # A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
 ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
-    "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training", "placement",
-    "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols", "comparison",
-    "heatmaps", "plots",
-    "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved",
-    "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.study", "run.ablation",
-    "run.findings", "__init__",
+    "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
+    "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
+    "streaming", "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots", "run", "run.config",
+    "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder",
+    "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome", "run.maps",
+    "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model"),
-    "optax": ("optimizer", "losses", "training"),
-    "tensorflow_datasets": ("datasets",),
-    "tensorflow": (),
-    "h5py": ("datasets",),
-    "scipy": ("datasets",),
-    "orbax": ("run.checkpoints",),
-    "matplotlib": ("plots",),
-    "tyro": ("run.cli",),
-    "tensorboard": ("run.tensorboard",),
-    "rich": ("run.screen",),
-    "jinja2": ("report",),
-}
+    "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
+    "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
+    "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
+    "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
+}  # fmt: skip
 
 # What `import mil_jax` does without.
 LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "scipy", "tyro")
@@ -121,20 +113,14 @@ def test_the_face_loads_nothing_that_a_first_look_does_without():
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize(
-    ("source", "names"),
-    [
-        ("import a.b as c, d", {"a.b", "d"}),
-        ("from a.b import c as d, e", {"a.b.c", "a.b.e"}),
-        ("def f():\n    import a\n    from b import c", {"a", "b.c"}),
-        ("if TYPE_CHECKING:\n    from mil_jax.training import fit", {"mil_jax.training.fit"}),
-        ("from . import idx", {"mil_jax.datasets.idx"}),
-        ("from .idx import read", {"mil_jax.datasets.idx.read"}),
-        ("from ..training import fit", {"mil_jax.training.fit"}),
-        ("from .. import training", {"mil_jax.training"}),
-        ("from mil_jax import bags, model", {"mil_jax.bags", "mil_jax.model"}),
-    ],
-)
+@pytest.mark.parametrize(("source", "names"), [
+    ("import a.b as c, d", {"a.b", "d"}), ("from a.b import c as d, e", {"a.b.c", "a.b.e"}),
+    ("def f():\n    import a\n    from b import c", {"a", "b.c"}),
+    ("if TYPE_CHECKING:\n    from mil_jax.training import fit", {"mil_jax.training.fit"}),
+    ("from . import idx", {"mil_jax.datasets.idx"}), ("from .idx import read", {"mil_jax.datasets.idx.read"}),
+    ("from ..training import fit", {"mil_jax.training.fit"}), ("from .. import training", {"mil_jax.training"}),
+    ("from mil_jax import bags, model", {"mil_jax.bags", "mil_jax.model"}),
+])  # fmt: skip
 def test_imported_names_are_found(source, names):
     assert imported_names(source, "mil_jax.datasets") == names
 

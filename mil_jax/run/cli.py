@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import traceback
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ import jax
 import tyro
 
 from mil_jax.errors import InputError, RunError
-from mil_jax.run.config import fields_of, with_options
+from mil_jax.run.config import with_options
 from mil_jax.run.processes import Interrupted, lost_processes
 from mil_jax.run.saved import saved_options
 
@@ -39,7 +40,7 @@ def command(config_type: type[Config], main: Callable[[Config], Any], doc: str |
         with lost_processes():
             main(config)
     except InputError as error:
-        leave(f"error: {describe_error(error, config or config_type())}", 2)
+        leave(f"error: {describe_error(error, config_type)}", 2)
     except RunError as error:
         leave(f"error: {error}", 2)
     except Interrupted as stop:
@@ -98,11 +99,20 @@ def check_shared_folder(config: Any) -> None:
         raise InputError("out", None, "expected the folder of the run, the same one for all processes")
 
 
-def describe_error(error: InputError, config: Any) -> str:
+def describe_error(error: InputError, config_type: type) -> str:
     """The error in one line, naming the option where the argument is one."""
-    is_option = dataclasses.is_dataclass(config) and error.argument in {name for name, _, _ in fields_of(config)}
+    is_option = error.argument in option_names(config_type)
     name = f"--{error.argument.replace('_', '-')}" if is_option else error.argument
     return f"{name} {error.value}: {error.expectation}"
+
+
+def option_names(config_type: type) -> set[str]:
+    """The names of all options of a config, of nested records too."""
+    hints, names = typing.get_type_hints(config_type), set()
+    for field in dataclasses.fields(config_type):
+        hint = hints[field.name]
+        names |= option_names(hint) if dataclasses.is_dataclass(hint) else {field.name}
+    return names
 
 
 def leave(message: str, status: int) -> None:

@@ -21,9 +21,8 @@ from mil_jax.arrays import bags_from_set
 from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
 from mil_jax.datasets.records import BagSet
-from mil_jax.datasets.split_files import write_splits
-from mil_jax.ensemble import Ensemble, average, fit_ensemble, predict
-from mil_jax.errors import RunError
+from mil_jax.ensemble import Ensemble, average, check_fit, fit_ensemble, predict
+from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.folds import Plan, draw_plan
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, ModelConfig, build
@@ -51,6 +50,7 @@ from mil_jax.run.screen import Stopwatch
 from mil_jax.run.search import Search, Setting, member_hyper
 from mil_jax.run.summary import Summary
 from mil_jax.sampling import Splits
+from mil_jax.split_files import write_splits
 from mil_jax.states import FitConfig, MemberKeys
 from mil_jax.text import Table
 
@@ -98,6 +98,14 @@ class CohortConfig(MembersConfig):
     optimism: bool = False
     """Train once more with epochs chosen on the test folds, to see what that would pretend."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("maps", self.maps, 0)
+        if "bags" in self.varied:
+            raise InputError("vary", self.vary, "expected init, order, or both: members of a fit share their bags")
+        if self.thumbnails is not None and not self.thumbnails.is_dir():
+            raise InputError("thumbnails", str(self.thumbnails), "expected a folder of images")
+
 
 # ---- training ----
 
@@ -143,6 +151,7 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
     material = Material(bags, plan, cohort.bag_names, cohort.groups, cohort.class_names)
     mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
     task = member_task(config, mil, material, settings)
+    check_fit(mil, task.train, task.val, task.members)
     seen = take(bags, plan.tested())
     problem = Problem(
         cohort.name, Splits(task.train, task.val, seen), cohort.class_names, cohort.content_hash, "own_bags"
@@ -170,7 +179,8 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
             draw_maps(run, config, cohort, data, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
-        write_results(run, config, dataclasses.replace(results, seconds=watch.read()), seen)
+        results = dataclasses.replace(results, seconds=watch.read())
+        write_results(run, config, results, seen)
         run.drop_progress()
     screen.print_results(results)
     screen.say(f"run folder: {config.out}")
@@ -245,7 +255,10 @@ def summary_of(
     results = summary.summarize(kept, judged, seen, seed)
     members, plan = len(results.members) // material.plan.fits, material.plan
     rows = [
-        row | {"fit": i // members, "round": int(plan.round[i // members])} for i, row in enumerate(results.members)
+        row
+        | {"fit": i // members, "round": int(plan.round[i // members])}
+        | ({} if outcome.threshold is None else {"threshold": float(outcome.threshold[i // members])})
+        for i, row in enumerate(results.members)
     ]
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
 

@@ -8,7 +8,7 @@ run is resumed.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mil_jax.errors import InputError, check_fields, check_whole
 from mil_jax.model import ModelConfig
@@ -183,13 +183,13 @@ def settings(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def with_options(config: Any, options: Mapping[str, Any]) -> Any:
     """The config with options as JSON has them; those of `compute` stay as they are."""
-    values = {}
+    values, hints = {}, get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and field.name != "compute":
             values[field.name] = with_options(value, options)
         elif field.name in options:
             given = options[field.name]
-            is_path = field.name.endswith("_dir") and given
+            is_path = given and hints[field.name] == Path | None
             values[field.name] = tuple(given) if isinstance(given, list) else Path(given) if is_path else given
     return dataclasses.replace(config, **values)

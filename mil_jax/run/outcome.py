@@ -58,7 +58,7 @@ class Outcome:
         fits: each member judged on its own three sets.
         pooled: members that judge every bag, each bag by the fit that was not trained on it; their ensemble.
         probability: of the fits' ensembles, by round [R, B, C]; NaN where a round does not judge a bag.
-        spread: standard deviation over members of that, divided by M - 1.
+        spread: standard deviation over those members, divided by their number - 1.
         threshold: chosen on each fit's validation bags [F]; None for more than two classes.
         holdout: the ensemble of all members on the bags that no fit saw; None where there are none.
     """
@@ -83,8 +83,6 @@ def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Place
     judged = evaluation.evaluate_members(summary.with_average(pooled), seen)
     val = predict(mil, trained.members, splits.val, placement)
     binary = len(material.class_names) == 2
-    with np.errstate(invalid="ignore"):
-        spread = by_round.probability.std(axis=1, ddof=1) if members > 1 else np.zeros_like(by_round.probability[:, 0])
     return Outcome(
         fits=fits,
         pooled=Judged(
@@ -92,10 +90,10 @@ def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Place
             {"test": jax.tree.map(lambda values: values[:-1], judged)},
             {"test": jax.tree.map(lambda values: values[-1], judged)},
             [],
-            ~np.isfinite(pooled.probability).all(axis=(1, 2)),
+            np.asarray(~np.isfinite(pooled.probability).all(axis=(1, 2))),
         ),
         probability=crossing.ensemble_of(by_round.probability),
-        spread=spread,
+        spread=crossing.spread_of(by_round.probability),
         threshold=crossing.thresholds(val.probability, splits.val.label, members) if binary else None,
         holdout=predict(mil, trained.members, take(bags, plan.holdout), placement) if len(plan.holdout) else None,
     )
@@ -119,7 +117,7 @@ def score_rows(name: str, probability: Float[np.ndarray, "R B C"], material: Mat
 
 def score_row(name: str, scope: str, probability: Float[np.ndarray, "R B C"], material: Material, key: Array) -> Row:
     """The scores of one scope."""
-    known = np.isfinite(probability).all(axis=2).any(axis=0)
+    known = np.asarray(np.isfinite(probability).all(axis=2).any(axis=0))
     groups = [group for group, is_known in zip(material.groups, known, strict=True) if is_known]
     row: Row = {"model": name, "bags": scope, "fit": None, "count": int(known.sum()), "groups": len(set(groups))}
     if not known.any():
@@ -218,8 +216,7 @@ def prediction_rows(outcome: Outcome, material: Material) -> Iterator[Row]:
             yield row | called(mean, spread, material.class_names, threshold)
     if outcome.holdout is not None:
         mean = np.asarray(average(outcome.holdout).probability)
-        members = np.asarray(outcome.holdout.probability)
-        spread = members.std(axis=0, ddof=1) if len(members) > 1 else np.zeros_like(mean)
+        spread = crossing.spread_of(np.asarray(outcome.holdout.probability)[None])[0]
         middle = None if outcome.threshold is None else float(np.median(outcome.threshold))
         for place, bag in enumerate(plan.holdout):
             row = {"bag": material.names[bag], "group": material.groups[bag], "round": None, "fit": "held out"}
