@@ -1,6 +1,7 @@
 """Cohorts of files: the same bags from every layout and every table, and each bad file, row and column by name."""
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from test_tensors import save, tensor
 from mil_jax.datasets import BagSet, Cohort, Columns, load_cohort
 from mil_jax.datasets.bag_sources import BagSource
 from mil_jax.datasets.cohort import cohort_of_arrays, read_instance_labels
+from mil_jax.datasets.digits_cohort import digits_cohort
 from mil_jax.memory import is_finite
 
 COHORT = Path(__file__).parents[1].parent / "shared" / "data" / "cohort"
@@ -378,6 +380,41 @@ def test_bags_are_read_in_any_order_into_memory_that_jax_takes_as_it_is(tmp_path
     mixed = load_cohort(tmp_path)
     assert (mixed.dtype, mixed.unit, mixed.read().position) == (np.float32, "", None)
     assert_parts(mixed.notes[0], "left out, positions")
+
+
+def test_bags_lie_in_memory_once_in_their_own_type(tmp_path):
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", np.full((8000, 100), i, np.float16))
+    cohort = load_cohort(tmp_path)
+    tracemalloc.start()
+    data = cohort.read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.x.dtype == np.float16
+    assert peak < 1.3 * data.x.nbytes  # one bag of eight at a time
+
+
+SIDES = [
+    ({"patch_size": 64}, 64), ({"patch_size": 64, "downsample": 4}, 256), ({"patch_size": 64, "patch_level": 1}, 0),
+    ({"patch_size": 64, "patch_level": 0}, 64), ({"patch_size": 64, "patch_level": 2, "downsample": (16.0,)}, 1024),
+    ({"patch_size": 64, "patch_size_level0": 128, "downsample": 4}, 128), ({"patch_size": "large"}, 0), ({}, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("about", "side"), SIDES)
+def test_a_patch_is_as_large_as_on_the_finest_level(tmp_path, about, side):
+    write_h5(tmp_path / "a.h5", {"features": X, "coords": X}, **about)
+    assert load_cohort(tmp_path).patch_size == side
+    write_h5(tmp_path / "b.h5", {"features": X, "coords": X}, patch_size_level0=17)
+    assert load_cohort(tmp_path).patch_size == 0  # bags differ
+
+
+def test_digits_make_a_cohort():
+    cohort, data = digits_cohort(3), digits_cohort(3).read()
+    assert (len(cohort.bags), len(set(cohort.groups)), cohort.unit, data.x.dtype) == (120, 60, "px", np.uint8)
+    assert cohort.content_hash == digits_cohort(3).content_hash != digits_cohort(4).content_hash
+    positive = np.add.reduceat(data.instance_label, np.cumsum(data.sizes) - data.sizes) > 0
+    np.testing.assert_array_equal(positive, data.label == 1)
 
 
 def test_one_csv_is_a_cohort_in_memory(tmp_path):
