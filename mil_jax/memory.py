@@ -23,9 +23,11 @@ def aligned(values: np.ndarray) -> np.ndarray:
 
 
 def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
-    """Whether all values [N, ...] are finite; looks at some rows at a time, so that it needs no memory to speak of."""
+    """Whether all values [N, ...] are finite in single precision; some rows at a time, so that it needs no memory."""
     # NumPy converts float16 one by one; what is not finite has all bits of the exponent, 0x7C00, set.
-    if values.dtype == np.float16:
-        bits = values.view(np.uint16)
-        return all(bool((bits[start : start + chunk] & 0x7C00 < 0x7C00).all()) for start in range(0, len(bits), chunk))
-    return all(bool(np.isfinite(values[start : start + chunk]).all()) for start in range(0, len(values), chunk))
+    is_half = values.dtype == np.float16
+    parts = (values[start : start + chunk] for start in range(0, len(values), chunk))
+    if is_half:
+        return all(bool((part.view(np.uint16) & 0x7C00 < 0x7C00).all()) for part in parts)
+    with np.errstate(over="ignore"):
+        return all(bool(np.isfinite(part.astype(np.float32, copy=False)).all()) for part in parts)

@@ -73,8 +73,6 @@ def run_here(script: Any, config: Any, out: Path) -> str:
     return printed.getvalue()
 
 
-
-
 def results_of(path: Path) -> dict[str, Any]:
     """The summary without the seconds."""
     content = json.loads((path / "summary.json").read_text(), parse_constant=pytest.fail)
