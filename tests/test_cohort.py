@@ -294,6 +294,13 @@ def test_torchmil_says_labels_and_the_truth_of_instances(tmp_path):
     for values, complaint in (([1], "numbers [2], got int64[1]"), ([2, 0], "0, 1 or -1, got 2")):
         np.save(tmp_path / "patch_labels" / "a.npy", np.array(values))
         assert_parts(message_of(load_cohort, tmp_path), "a.npy", complaint)
+    np.save(tmp_path / "patch_labels" / "a.npy", np.array([1, -1]))
+    for values, complaint in ((1, "all are 1"), ([1, 2], "some bags have none")):
+        np.save(tmp_path / "labels" / "b.npy", np.array(values))
+        partly = load_cohort(tmp_path)
+        assert (partly.class_names, partly.notes) == ((), (f"left out, labels in the files: {complaint}",))
+        assert partly.read().instance_label.tolist() == [-1] * 5
+    assert "expected bags with labels" in message_of(load_cohort, tmp_path, instance_labels=tmp_path)
     np.save(tmp_path / "coords" / "a.npy", X)
     assert_parts(message_of(load_cohort, tmp_path), "a.npy", "as coordinates numbers [2, 2], got [3, 2] for 2")
 
