@@ -51,13 +51,14 @@ def load_cohort(
     check_choice("slides", slides, ("apart", "join"))
     check_choice("missing", missing, ("refuse", "skip"))
     path = as_path("features", features)
-    if (path / "manifest.json").exists():
+    packed, lines = (path / "manifest.json").exists(), path.is_file() and path.suffix.lower() == ".csv"
+    if table is not None and (packed or lines):
+        raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
+    if packed:
         from mil_jax.datasets.pack import load_packed
 
-        return load_packed(path)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        if table is not None:
-            raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
+        cohort = load_packed(path)
+    elif lines:
         cohort = _of_table(path, classes)
     else:
         if table is None and slide_table is not None:
