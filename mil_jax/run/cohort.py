@@ -207,7 +207,8 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         write_outcome(run, material, outcome, rows, seen)
         with watch.phase("plots"):
             shown = config.plot_bags if bags.kind.pixels else 0  # of features, maps and the report show the weights
-            write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, shown))
+            names = cohort.class_names
+            write_figures(run, lambda: figures.after_training(kept, outcome.pooled, seen, names, shown))
             draw_maps(run, config, cohort, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
