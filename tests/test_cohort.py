@@ -250,7 +250,7 @@ def test_two_tables_as_stamp_has_them_and_patients_as_bags(tmp_path):
     write_table(clini, "PATIENT,KRAS\np,mut\nq,wt\n")
     write_table(slide, "PATIENT,FILENAME\np,a.h5\nq,b.h5\np,a.h5\n")
     assert_parts(message_of(load_cohort, folder, clini, **options), slide, "got 'a.h5' twice, in line 4 again")
-    assert "expected a table of labels, to which" in message_of(load_cohort, folder, slide_table=slide)
+    assert "expected the table of labels to which" in message_of(load_cohort, folder, slide_table=slide)
     write_table(clini, "ID,KRAS\np,mut\n")
     assert "expected a column of both tables" in message_of(load_cohort, folder, clini, **options)
 
@@ -343,6 +343,13 @@ def test_torchmil_says_labels_and_the_truth_of_instances(tmp_path):
     for values, complaint in (([1], "numbers [2], got int64[1]"), ([2, 0], "0, 1 or -1, got 2")):
         np.save(tmp_path / "patch_labels" / "a.npy", np.array(values))
         assert_parts(message_of(load_cohort, tmp_path), "a.npy", complaint)
+    np.save(tmp_path / "patch_labels" / "a.npy", np.array([1, -1]))
+    for values, complaint in ((1, "all are 1"), ([1, 2], "some bags have none")):
+        np.save(tmp_path / "labels" / "b.npy", np.array(values))
+        partly = load_cohort(tmp_path)
+        assert (partly.class_names, partly.notes) == ((), (f"left out, labels in the files: {complaint}",))
+        assert partly.read().instance_label.tolist() == [-1] * 5
+    assert "expected bags with labels" in message_of(load_cohort, tmp_path, instance_labels=tmp_path)
     np.save(tmp_path / "coords" / "a.npy", X)
     assert_parts(
         message_of(load_cohort, tmp_path), "a.npy", "as coordinates numbers [2, 2], got [3, 2] in coords/ for 2"
@@ -434,6 +441,41 @@ def test_bags_are_read_in_any_order_into_memory_that_jax_takes_as_it_is(tmp_path
     mixed = load_cohort(tmp_path)
     assert (mixed.dtype, mixed.unit, mixed.read().position) == (np.float32, "", None)
     assert_parts(mixed.notes[0], "left out, positions")
+
+
+def test_bags_lie_in_memory_once_in_their_own_type(tmp_path):
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", np.full((8000, 100), i, np.float16))
+    cohort = load_cohort(tmp_path)
+    tracemalloc.start()
+    data = cohort.read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.x.dtype == np.float16
+    assert peak < 1.3 * data.x.nbytes  # one bag of eight at a time
+
+
+SIDES = [
+    ({"patch_size": 64}, 64), ({"patch_size": 64, "downsample": 4}, 256), ({"patch_size": 64, "patch_level": 1}, 0),
+    ({"patch_size": 64, "patch_level": 0}, 64), ({"patch_size": 64, "patch_level": 2, "downsample": (16.0,)}, 1024),
+    ({"patch_size": 64, "patch_size_level0": 128, "downsample": 4}, 128), ({"patch_size": "large"}, 0), ({}, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("about", "side"), SIDES)
+def test_a_patch_is_as_large_as_on_the_finest_level(tmp_path, about, side):
+    write_h5(tmp_path / "a.h5", {"features": X, "coords": X}, **about)
+    assert load_cohort(tmp_path).patch_size == side
+    write_h5(tmp_path / "b.h5", {"features": X, "coords": X}, patch_size_level0=17)
+    assert load_cohort(tmp_path).patch_size == 0  # bags differ
+
+
+def test_digits_make_a_cohort():
+    cohort, data = digits_cohort(3), digits_cohort(3).read()
+    assert (len(cohort.bags), len(set(cohort.groups)), cohort.unit, data.x.dtype) == (120, 60, "px", np.uint8)
+    assert cohort.content_hash == digits_cohort(3).content_hash != digits_cohort(4).content_hash
+    positive = np.add.reduceat(data.instance_label, np.cumsum(data.sizes) - data.sizes) > 0
+    np.testing.assert_array_equal(positive, data.label == 1)
 
 
 def test_one_csv_is_a_cohort_in_memory(tmp_path):

@@ -117,8 +117,7 @@ class Cohort:
         position = np.empty((count, 2), np.float32) if self.unit else None
         for bag, end in zip(bags, ends, strict=True):
             here = slice(end - bag.size, end)
-            values, places = bag.read()
-            x[here] = values
+            x[here], places = bag.read()  # the bag has no name that would keep it while the next one is read
             if position is not None:
                 position[here] = places
         label = np.array([max(bag.label, 0) for bag in bags], np.int32)

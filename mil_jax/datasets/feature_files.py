@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_jax.datasets.files import is_file, wrong_file
+from mil_jax.datasets.files import few, is_file, wrong_file
 from mil_jax.datasets.tensors import read_tensors
 from mil_jax.errors import InputError
 from mil_jax.memory import is_finite
@@ -71,11 +71,9 @@ def find_files(folder: Path) -> dict[str, Path]:
             for path in place.glob(f"[!.]*{suffix}"):
                 files.setdefault(path.stem, path)
     if not files:
-        folders = (
-            ", ".join(sorted(place.name for place in folder.iterdir() if place.is_dir())[:5]) or "no folder either"
-        )
-        expected = f"expected files that end in {', '.join(SUFFIXES)}, got none; there is {folders}"
-        raise InputError("features", str(folder), expected)
+        others = few(sorted(place.name for place in folder.iterdir() if place.is_dir()))
+        hint = f", but folders {others}" if others else ""
+        raise InputError("features", str(folder), f"expected files that end in {', '.join(SUFFIXES)}, got none{hint}")
     return dict(sorted(files.items()))
 
 
@@ -232,9 +230,8 @@ def _patch_size(about: Mapping[str, Any], unit: str) -> float:
     """
     if unit == "um":
         return _number(about, "tile_size_um") or _number(about, "tile_size")
-    finest = not _number(about, "patch_level")
-    side = _number(about, "patch_size") * (_number(about, "downsample") or float(finest))
-    return _number(about, "patch_size_level0") or side
+    factor = _number(about, "downsample") or float(not _number(about, "patch_level"))
+    return _number(about, "patch_size_level0") or _number(about, "patch_size") * factor
 
 
 def _number(about: Mapping[str, Any], name: str) -> float:
