@@ -5,45 +5,44 @@ lie apart from the others, in bags of 3.
 """
 
 import contextlib
+import csv
 import dataclasses
 import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.bags import Bags, Scaler, take
+from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys
+from mil_jax.errors import InputError
+from mil_jax.model import MIL, ModelConfig, Prediction, build
+from mil_jax.optimizer import Hyper
+from mil_jax.placement import Placement
+from mil_jax.run import cli
+from mil_jax.sampling import sample_bags
+from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys
 
 # Before anything starts a backend, so that sharding over two devices is really tested on a CPU.
 jax.config.update("jax_num_cpu_devices", 2)
 # Programs compile in half the time, here and in commands; `XLA_FLAGS= pytest` tests those that users get.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
-
-from mil_jax.arrays import bags_from_arrays  # noqa: E402
-from mil_jax.bags import Bags, Scaler, take  # noqa: E402
-from mil_jax.ensemble import Ensemble, Execution, fit_ensemble, member_keys  # noqa: E402
-from mil_jax.errors import InputError  # noqa: E402
-from mil_jax.model import MIL, ModelConfig, build  # noqa: E402
-from mil_jax.optimizer import Hyper  # noqa: E402
-from mil_jax.placement import Placement  # noqa: E402
-from mil_jax.run import cli  # noqa: E402
-from mil_jax.sampling import sample_bags  # noqa: E402
-from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys  # noqa: E402
-
 FEATURES = 6
 
 # Compiles in half the time; for programs that are compared up to rounding.
-FEW_OPTIMISATIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 
 
 def make_pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +72,17 @@ def val_bags() -> Bags:
 
 
 @pytest.fixture(scope="session")
+def bags() -> Bags:
+    """40 full bags of 3, to judge predictions on."""
+    return draw_bags(7, 40)
+
+
+def changed(bags: Bags, **parts: Any) -> Bags:
+    """The bags with other parts of their view."""
+    return Bags(bags.pool, dataclasses.replace(bags.view, **parts))
+
+
+@pytest.fixture(scope="session")
 def ragged_bags() -> Bags:
     """19 bags of 1 to 5 instances, padded to 5 slots."""
     instances, classes = make_pool(3)
@@ -99,6 +109,35 @@ def hyper_of(rate: float = 0.02, l2: float | None = 0.01, weights: Sequence[floa
     """Hyperparameters of plain numbers."""
     strength = None if l2 is None else jnp.float32(l2)
     return Hyper(jnp.float32(rate), strength, jnp.array(weights, jnp.float32), **more)
+
+
+def guesses(bags: Bags, members: int, slope: float, start: float = 0.0) -> Prediction:
+    """Predictions [S, B, …] that tell the labels better than chance but not surely, with attention at random."""
+    rng = np.random.default_rng(0)
+    positive = 1 / (1 + np.exp(-rng.normal(size=(members, len(bags.label))) - slope * np.asarray(bags.label) - start))
+    attention = rng.dirichlet(np.ones(bags.slots), size=positive.shape)
+    probability = np.stack([1 - positive, positive], axis=-1)
+    return Prediction(jnp.asarray(probability, jnp.float32), jnp.asarray(attention, jnp.float32))
+
+
+def numpy_forward(params: Any, x: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [C] and attention [K] of one bag, in double precision or complex; empty slots enter with weight 0."""
+    hidden, pooling, head = np.asarray(x, np.float64).reshape(len(x), -1), params["pooling"], params["head"]
+    for layer in sorted(params["encoder"]):
+        hidden = hidden @ params["encoder"][layer]["kernel"] + params["encoder"][layer]["bias"]
+        hidden = np.where(hidden.real > 0, hidden, 0)
+    inner = np.tanh(hidden @ pooling["V"]["kernel"])
+    if "U" in pooling:
+        inner = inner / (1 + np.exp(-hidden @ pooling["U"]["kernel"]))
+    exponentials = np.exp(inner @ pooling["w"]["kernel"])[:, 0] * mask
+    attention = exponentials / exponentials.sum()
+    weighted = attention[:, None] * hidden
+    joined = weighted.ravel() if len(head["kernel"]) == weighted.size else weighted.sum(axis=0)
+    return joined @ head["kernel"] + head["bias"], attention
+
+
+def in_double(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
 
 @pytest.fixture(scope="session")
@@ -136,11 +175,7 @@ class HostRun:
 
 @pytest.fixture(scope="session")
 def host_run(
-    concat_model: MIL,
-    train_bags: Bags,
-    val_bags: Bags,
-    quick_config: FitConfig,
-    quick_hyper: Hyper,
+    concat_model: MIL, train_bags: Bags, val_bags: Bags, quick_config: FitConfig, quick_hyper: Hyper
 ) -> HostRun:
     """Three members, of which the second trains to the end and the others stop earlier."""
     keys = member(member_keys(jax.random.key(0), 7), np.array([0, 1, 6]))
@@ -269,6 +304,20 @@ def commands_here(cache: Path, quick: bool = False) -> Iterator[None]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A user's cache folder, in which the compiled programs of a file's runs are kept, quickly compiled."""
+    cache = tmp_path_factory.mktemp("cache")
+    with commands_here(cache, quick=True):
+        yield cache
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def command_here(script: Any, *options: str) -> tuple[int, list[str]]:

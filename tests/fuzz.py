@@ -3,11 +3,13 @@
 A process of its own, so that the types that tests check elsewhere are not checked here, as they are not for a user:
 
     python tests/fuzz.py            prints the calls, their answers, and every answer that is neither
+    python tests/fuzz.py 0.25       the same of a share of the calls, drawn by a fixed seed, as test_fuzz does
 """
 
 import collections
 import contextlib
 import io
+import random
 import sys
 import tempfile
 import traceback
@@ -17,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+
+import mil_jax as mil
+from mil_jax import bags, buckets, committee, curves, ensemble, evaluation, intervals, protocols, sampling
+from mil_jax.ensemble import Execution
+from mil_jax.placement import Placement
 
 jax.config.update("jax_num_cpu_devices", 2)
-
-import numpy as np  # noqa: E402
-
-import mil_jax as mil  # noqa: E402
-from mil_jax import bags, buckets, committee, curves, ensemble, evaluation, intervals, protocols, sampling  # noqa: E402
-from mil_jax.ensemble import Execution  # noqa: E402
-from mil_jax.placement import Placement  # noqa: E402
-
 KEY = jax.random.key(0)
 DRAW = np.random.default_rng(0)
 
@@ -132,15 +132,15 @@ def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
         return traceback.format_exc(limit=-3)
 
 
-def main() -> int:
+def main(share: float = 1.0) -> int:
     """Prints how often each answer came, and the calls that are neither; their number is the exit status."""
-    p, counts, wrong = problem(), collections.Counter(), []
+    p, counts, wrong, chosen = problem(), collections.Counter(), [], random.Random(0)
     values = malformed(p)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for function, arguments in calls(p):
             assert answer(function, arguments) in ("success", "InputError")
             for name in arguments:
-                for value in values:
+                for value in (value for value in values if chosen.random() < share):
                     given = answer(function, {**arguments, name: value})
                     counts[given if given in ("success", "InputError") else "other"] += 1
                     if given not in ("success", "InputError"):
@@ -152,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(float, sys.argv[1:])))

@@ -61,37 +61,31 @@ ONES = np.ones((2, 3), np.float32)
 NAN = np.array([[1.0, np.nan, 0.0]], np.float32)
 
 
-@pytest.mark.parametrize(
-    ("arrays", "labels", "message"),
-    [
-        ([], [], "bags = []: expected at least one bag"),
-        ([ONES, ONES[:0]], [0, 1], "bags[1] = (0, 3): expected an array [instances"),
-        ([ONES[0]], [0], "bags[0] = (3,): expected an array [instances, ...]"),
-        ([ONES, np.ones((2, 4))], [0, 1], "bags[1] = (2, 4): expected instances of shape (3,), as bags[0]"),
-        ([ONES, ONES.astype(np.uint8)], [0, 1], "bags[1] = 'uint8': expected float32, as bags[0]"),
-        ([ONES, NAN], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
-        ([ONES, 1e300 * np.ones((2, 3))], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
-        ([ONES.astype(str)], [0], "bags[0] = '<U32': expected numbers"),
-        ([ONES, ONES], np.array([0.0, 1.0]), "labels = 'float64 (2,)': expected a list of whole numbers"),
-        ([ONES, ONES], [1, -1], "labels = [1, -1]: expected whole numbers"),
-        ([ONES, ONES], [0, 2**31], "labels = [0, 2147483648]: expected whole numbers"),
-        ([ONES, ONES], [1], "labels = (1,): expected one for each of the 2 bags"),
-        ([ONES], np.array([[1]]), "labels = 'int64 (1, 1)': expected a list of whole numbers"),
-    ],
-)
+@pytest.mark.parametrize(("arrays", "labels", "message"), [
+    ([], [], "bags = []: expected at least one bag"),
+    ([ONES, ONES[:0]], [0, 1], "bags[1] = (0, 3): expected an array [instances"),
+    ([ONES[0]], [0], "bags[0] = (3,): expected an array [instances, ...]"),
+    ([ONES, np.ones((2, 4))], [0, 1], "bags[1] = (2, 4): expected instances of shape (3,), as bags[0]"),
+    ([ONES, ONES.astype(np.uint8)], [0, 1], "bags[1] = 'uint8': expected float32, as bags[0]"),
+    ([ONES, NAN], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
+    ([ONES, 1e300 * np.ones((2, 3))], [0, 1], "bags[1] = 'NaN or infinite': expected finite values"),
+    ([ONES.astype(str)], [0], "bags[0] = '<U32': expected numbers"),
+    ([ONES, ONES], np.array([0.0, 1.0]), "labels = 'float64 (2,)': expected a list of whole numbers"),
+    ([ONES, ONES], [1, -1], "labels = [1, -1]: expected whole numbers"),
+    ([ONES, ONES], [0, 2**31], "labels = [0, 2147483648]: expected whole numbers"),
+    ([ONES, ONES], [1], "labels = (1,): expected one for each of the 2 bags"),
+    ([ONES], np.array([[1]]), "labels = 'int64 (1, 1)': expected a list of whole numbers"),
+])  # fmt: skip
 def test_arrays_that_are_no_bags_are_refused(arrays, labels, message):
     assert message in message_of(bags_from_arrays, arrays, labels)
 
 
-@pytest.mark.parametrize(
-    ("truths", "message"),
-    [
-        ([[0, 1]], "instance_labels = [(2,)]: expected the bags' sizes [(2,), (2,)]"),
-        ([[0, 1], [1]], "instance_labels = [(2,), (1,)]: expected the bags' sizes"),
-        ([[0, 0], [0, 2]], "instance_labels = [0, 2]: expected 1, 0, or -1"),
-        ([[0.0, 0.0], [0.0, 0.5]], "instance_labels = [0.0, 0.5]: expected 1, 0, or -1"),
-        ([[-1, 1], [0, 1]], "instance_labels[0] = [-1, 1]: expected no 1 in a bag of class 0"),
-    ],
-)
+@pytest.mark.parametrize(("truths", "message"), [
+    ([[0, 1]], "instance_labels = [(2,)]: expected the bags' sizes [(2,), (2,)]"),
+    ([[0, 1], [1]], "instance_labels = [(2,), (1,)]: expected the bags' sizes"),
+    ([[0, 0], [0, 2]], "instance_labels = [0, 2]: expected 1, 0, or -1"),
+    ([[0.0, 0.0], [0.0, 0.5]], "instance_labels = [0.0, 0.5]: expected 1, 0, or -1"),
+    ([[-1, 1], [0, 1]], "instance_labels[0] = [-1, 1]: expected no 1 in a bag of class 0"),
+])  # fmt: skip
 def test_instance_labels_that_do_not_fit_are_refused(truths, message):
     assert message in message_of(bags_from_arrays, [ONES, ONES], [0, 1], [np.array(part) for part in truths])

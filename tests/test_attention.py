@@ -56,13 +56,11 @@ def reference_stats(weight, mask, label) -> dict[str, Any]:
         return fields
     entropy = float(scipy.stats.entropy(weight))
     fields |= {
-        "entropy": entropy,
-        "normalized_entropy": entropy / np.log(n) if n > 1 else 0.0,
-        "effective_instances": np.prod([w**-w for w in weight if w > 0]),
-        "largest_weight": max(weight),
+        "entropy": entropy, "normalized_entropy": entropy / np.log(n) if n > 1 else 0.0,
+        "effective_instances": np.prod([w**-w for w in weight if w > 0]), "largest_weight": max(weight),
         "gini": np.abs(weight[:, None] - weight).sum() / (2 * n * sum(weight)),
         "kl_uniform": float(scipy.stats.entropy(weight, np.full(n, 1 / n))),
-    }
+    }  # fmt: skip
     if positive.any():
         fields |= {
             "has_positive": 1.0,

@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FEW_OPTIMISATIONS, message_of
+from conftest import message_of, quick_jit
 
 from mil_jax import augment
 from mil_jax.augment import StainVariation
 
 STILL = StainVariation(0.0, 0.0)
 STRONG = StainVariation(1.0, 0.5)
-# Compiled without optimisations, which take longer than these tests.
-augment_bag = jax.jit(augment.augment_bag, static_argnums=2, compiler_options=FEW_OPTIMISATIONS)
+augment_bag = quick_jit(augment.augment_bag, static_argnums=2)
 
 
 def stain_amounts(patch: jax.Array) -> jax.Array:
@@ -75,7 +74,7 @@ def test_padding_changes_no_instance():
 
 def test_a_bag_is_its_patches_one_by_one():
     bag, key = jnp.asarray(make_patches(8)), jax.random.key(5)
-    augment_patch = jax.jit(augment.augment_patch, static_argnums=2, compiler_options=FEW_OPTIMISATIONS)
+    augment_patch = quick_jit(augment.augment_patch, static_argnums=2)
     alone = [augment_patch(jax.random.fold_in(key, slot), bag[slot], STRONG) for slot in range(3)]
     np.testing.assert_allclose(augment_bag(key, bag, STRONG)[:3], jnp.stack(alone), atol=1e-6)
 

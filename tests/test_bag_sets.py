@@ -1,4 +1,4 @@
-"""Bags as the world has them: tables, the classic benchmarks, colon histology, HDF5 features, and every bad input."""
+"""Bags as the world has them: tables, the classic benchmarks, colon histology, and every bad input."""
 
 import csv
 import inspect
@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import PIL.Image
 import pytest
@@ -68,19 +67,15 @@ def test_the_hash_knows_every_array_and_no_name():
     assert len({one.content_hash, *(make(BagSet, **BAGS | change).content_hash for change in changes)}) == 7
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"x": X.tolist()}, {"x": X.astype(int)}, {"x": X[0]}, {"x": X + np.nan}, {"x": X + np.float64(1e39)},
-        {"x": None}, {"sizes": [1, 1]}, {"sizes": [0, 3]}, {"sizes": [-1, 4]}, {"sizes": [1.0, 2.0]}, {"sizes": None},
-        {"sizes": [2**32 + 1, 2]}, {"sizes": [[1], [2, 3]]}, {"label": [2**32, 1]}, {"label": [2**70, 1]},
-        {"label": [-1, 1]}, {"label": ["0", "1"]}, {"label": [0.0, 1.0]}, {"label": [0, 1, 1]}, {"bag_names": ("p",)},
-        {"label": [0, 5], "class_names": ("n", "y")}, {"bag_names": "pq"}, {"name": ""}, {"name": None}, {"source": 3},
-        {"instance_label": [1, 0, 0]}, {"instance_label": [0, 2, 0]}, {"instance_label": [0, 1]},
-        {"instance_class": [0, 0, 1], "instance_class_names": ("k",)}, {"position": X[:2]}, {"position": X + np.inf},
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("change", [
+    {"x": X.tolist()}, {"x": X.astype(int)}, {"x": X[0]}, {"x": X + np.nan}, {"x": X + np.float64(1e39)},
+    {"x": None}, {"sizes": [1, 1]}, {"sizes": [0, 3]}, {"sizes": [-1, 4]}, {"sizes": [1.0, 2.0]}, {"sizes": None},
+    {"sizes": [2**32 + 1, 2]}, {"sizes": [[1], [2, 3]]}, {"label": [2**32, 1]}, {"label": [2**70, 1]},
+    {"label": [-1, 1]}, {"label": ["0", "1"]}, {"label": [0.0, 1.0]}, {"label": [0, 1, 1]}, {"bag_names": ("p",)},
+    {"label": [0, 5], "class_names": ("n", "y")}, {"bag_names": "pq"}, {"name": ""}, {"name": None}, {"source": 3},
+    {"instance_label": [1, 0, 0]}, {"instance_label": [0, 2, 0]}, {"instance_label": [0, 1]},
+    {"instance_class": [0, 0, 1], "instance_class_names": ("k",)}, {"position": X[:2]}, {"position": X + np.inf},
+], ids=str)  # fmt: skip
 def test_a_record_at_odds_with_itself_is_refused(change):
     names = (*change, "sizes") if "bag_names" in change else tuple(change)
     assert message_of(make, BagSet, **BAGS | change).startswith(names)
@@ -94,14 +89,14 @@ def test_labels_of_instances_are_whole_numbers_that_do_not_wrap(label):
 @pytest.mark.parametrize("path", [None, 3, b"x", [], "", "a\0b", "~no_such_user_/x", "x" * 5000], ids=range(8))
 def test_what_is_no_path_is_refused_by_every_loader(path, tmp_path):
     # Unwrapped, because in tests jaxtyping refuses some of them before the library can.
-    load, table, classic, own, cells, features = map(inspect.unwrap, (
+    load, table, classic, own, cells, cohort = map(inspect.unwrap, (
         datasets.load, datasets.read_table, datasets.load_classic, datasets.load_table_set, datasets.load_colon,
-        datasets.load_features,
+        datasets.load_cohort,
     ))  # fmt: skip
     for call in (
         lambda: load("mnist", path or 0), lambda: load("mnist", None, path or 0), lambda: table(path),
-        lambda: classic("fox", path), lambda: own("own", path), lambda: cells(path), lambda: features(path, tmp_path),
-        lambda: features(tmp_path, path),
+        lambda: classic("fox", path), lambda: own("own", path), lambda: cells(path), lambda: cohort(path, tmp_path),
+        lambda: cohort(tmp_path, path or 0),
     ):  # fmt: skip
         assert "expected a path" in message_of(call)
 
@@ -265,12 +260,10 @@ def test_a_damaged_mat_file_never_ends_the_process(tmp_path, compressed):
 
 # name: bags, positive, instances, features, constant features; smallest, median and largest bag
 CLASSIC = {
-    "musk1": (92, 47, 476, 166, 0, 2, 4, 40),
-    "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
-    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13),
-    "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
+    "musk1": (92, 47, 476, 166, 0, 2, 4, 40), "musk2": (102, 39, 6598, 166, 0, 1, 12, 1044),
+    "elephant": (200, 100, 1391, 230, 120, 2, 7, 13), "fox": (200, 100, 1320, 230, 108, 2, 6, 13),
     "tiger": (200, 100, 1220, 230, 106, 1, 6, 13),
-}
+}  # fmt: skip
 
 
 @needs_classic
@@ -416,88 +409,3 @@ def test_the_colon_set_is_the_known_one():
         pixels = np.asarray(image)
     # The first nucleus of the table: x = 148.783, y = 181.478.
     np.testing.assert_array_equal(read.x[0], pixels[180 - 13 : 180 + 14, 148 - 13 : 148 + 14])
-
-
-# Features in HDF5
-
-
-def make_features(tmp_path: Path, labels: str | None, **bags: dict[str, Any]) -> tuple[Path, Path]:
-    """A folder of BAG.h5 with some data sets each, and a file of labels."""
-    folder = tmp_path / "uni"
-    folder.mkdir()
-    for bag, content in bags.items():
-        with h5py.File(folder / f"{bag}.h5", "w") as file:
-            file.update(content)
-    return folder, write(tmp_path / "labels.csv", labels)
-
-
-def feature_rows(count: int, width: int = 3) -> np.ndarray:
-    return np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
-
-
-def test_a_folder_of_features(tmp_path):
-    places = [np.array([[1, 2], [70_001, 90_003]]), np.array([[5, 6]])]
-    folder, labels = make_features(
-        tmp_path,
-        "bag_id,label\nb,1\na,0\nc,1\n",
-        b={"features": feature_rows(1)[None].astype(np.float16), "coords": places[1][None]},  # as TRIDENT once wrote
-        a={"feats": feature_rows(2), "coords": places[0]},  # as STAMP writes
-    )
-    read = datasets.load_features(str(folder), str(labels))
-    assert (read.name, read.bag_names, read.sizes.tolist(), read.label.tolist()) == ("uni", ("a", "b"), [2, 1], [0, 1])
-    np.testing.assert_array_equal(read.x[:2], feature_rows(2), strict=True)
-    np.testing.assert_array_equal(read.x[2:], feature_rows(1).astype(np.float16).astype(np.float32), strict=True)
-    np.testing.assert_array_equal(read.position, np.concatenate(places).astype(np.float32), strict=True)
-    assert (read.instance_label == -1).all()
-    assert "1 of its bags have no file" in read.source
-
-
-def test_features_under_another_name_and_without_places(tmp_path):
-    folder, labels = make_features(tmp_path, "a,-1\n", a={"embedding": feature_rows(2)})
-    read = datasets.load_features(folder, labels, "own", keys=("embedding",))
-    assert (read.name, read.label.tolist(), read.position) == ("own", [0], None)
-    for keys in ((), "embedding", (3,), None, ("",)):
-        assert "expected names" in message_of(inspect.unwrap(datasets.load_features), folder, labels, keys=keys)
-
-
-BAD_FEATURES = [
-    ({"patches": X}, "expected a data set features or feats (or another name, given as keys), got patches"),
-    ({}, "got nothing"), ({"features/a": X}, "got a group"), ({"features": X[:0]}, "got [0, 2], an empty bag 'b'"),
-    ({"features": X[:, :1]}, "expected 2 features, as bag 'a' has, got 1 in bag 'b'"),
-    ({"features": np.zeros((2, 3, 3))}, "expected as features numbers [K, D] or [1, K, D], got float64[2, 3, 3]"),
-    ({"features": np.array([[b"x"]])}, "numbers [K, D]"), ({"features": h5py.SoftLink("/gone")}, "sound HDF5"),
-    ({"features": X + np.nan}, "expected as features finite numbers of single precision, got NaN or infinite in row 0"),
-    ({"features": X + np.float64(1e39)}, "in row 0 of bag 'b'"), ({"features": X, "coords": X[:2]}, "numbers [3, 2]"),
-]  # fmt: skip
-
-
-def test_a_file_that_is_no_sound_hdf5_or_a_folder_without_is_named(tmp_path):
-    folder, labels = make_features(tmp_path, "a,0\n")
-    path = folder / "a.h5"
-    assert "expected a folder of files BAG.h5" in message_of(datasets.load_features, folder, labels)
-    with h5py.File(path, "w") as file:
-        file.create_dataset("features", data=feature_rows(500), compression="gzip", fletcher32=True)
-    sound = path.read_bytes()
-    for content in (b"", b"no such thing", sound[:2000], sound[:40] + bytes(2000) + sound[2040:]):
-        path.write_bytes(content)
-        assert_parts(message_of(datasets.load_features, folder, labels), path, "cannot be read")
-    with h5py.File(path, "w") as file:
-        file.create_dataset("features", (10**9, 10**6), "f4", chunks=(1000, 1000))
-    assert "fit into memory" in message_of(datasets.load_features, folder, labels)
-
-
-BAD_LABELS = [
-    ("a,0\n", "expected a line BAG,LABEL for each file"), ("a,0\nb,1,2\n", "expected 2 columns"), (None, "no such"),
-    ("bag,label\na,0\nb,tumour\n", "'tumour' for bag 'b' in line 3"), ("a,-1\nb,0\n", "got -1, 0"),
-    ("a,0\nb,1\na,1\n", "expected one label for bag 'a', got 0 and, in line 3, 1"),
-]  # fmt: skip
-BAD = [
-    *(("uni/b.h5", content, "a,0\nb,1\n", complaint) for content, complaint in BAD_FEATURES),
-    *(("labels.csv", {"features": X}, *bad) for bad in BAD_LABELS),
-]
-
-
-@pytest.mark.parametrize(("file", "content", "labels", "complaint"), BAD)
-def test_bad_features_and_labels_are_named_by_file_and_bag(tmp_path, file, content, labels, complaint):
-    paths = make_features(tmp_path, labels, a={"features": X}, b=content)
-    assert_parts(message_of(datasets.load_features, *paths), tmp_path / file, complaint)

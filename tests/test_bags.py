@@ -1,12 +1,9 @@
 """Bags: looked up, standardised, taken, padded, stacked; and bags that are refused."""
 
-import dataclasses
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
-from conftest import assert_parts, assert_same_bits, draw_bags, message_of
+from conftest import assert_parts, assert_same_bits, changed, draw_bags, message_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +16,6 @@ VIEW = ("rows", "mask", "label", "instance_label")
 def ragged() -> Bags:
     arrays = [np.full((size, 2), 10 * size, np.float32) for size in (2, 1, 3)]
     return bags_from_arrays(arrays, [1, 0, 2], [np.array(t) for t in ([1, 0], [0], [1, 1, -1])])
-
-
-def changed(bags: Bags, **parts: Any) -> Bags:
-    """The bags with other parts of their view."""
-    return Bags(bags.pool, dataclasses.replace(bags.view, **parts))
 
 
 # ---- instances ----
@@ -71,14 +63,11 @@ def test_take_chooses_bags_in_order(index):
         np.testing.assert_array_equal(getattr(chosen, name), getattr(bags, name)[index], err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        ([119], "index = 119: expected 0 to 39"),
-        ([0, -1], "index = -1: expected 0 to 39"),
-        (np.array([40]), "index = 40: expected 0 to 39"),
-    ],
-)
+@pytest.mark.parametrize(("index", "message"), [
+    ([119], "index = 119: expected 0 to 39"),
+    ([0, -1], "index = -1: expected 0 to 39"),
+    (np.array([40]), "index = 40: expected 0 to 39"),
+])  # fmt: skip
 def test_take_refuses_bags_that_there_are_not(index, message):
     assert message_of(take, draw_bags(1, 40), index) == message
 
@@ -113,16 +102,13 @@ def test_stacked_draws_are_members_bags():
 # ---- bags that would give a wrong result in silence ----
 
 
-@pytest.mark.parametrize(
-    ("harm", "parts"),
-    [
-        (lambda bags: changed(bags, rows=bags.rows + 58), ("val.rows", "rows of the pool, 0 to 59")),
-        (lambda bags: changed(bags, rows=bags.rows - 60), ("val.rows = -", "rows of the pool")),
-        (lambda bags: changed(bags, mask=bags.mask & (np.arange(3) > 0)), ("val.mask", "the instances of a bag first")),
-        (lambda bags: Bags(bags.pool * np.float32(np.nan), bags.view), ("val.pool", "expected finite values")),
-        (lambda bags: take(bags, np.arange(0)), ("val = 'no bag'", "at least one bag")),
-    ],
-)
+@pytest.mark.parametrize(("harm", "parts"), [
+    (lambda bags: changed(bags, rows=bags.rows + 58), ("val.rows", "rows of the pool, 0 to 59")),
+    (lambda bags: changed(bags, rows=bags.rows - 60), ("val.rows = -", "rows of the pool")),
+    (lambda bags: changed(bags, mask=bags.mask & (np.arange(3) > 0)), ("val.mask", "the instances of a bag first")),
+    (lambda bags: Bags(bags.pool * np.float32(np.nan), bags.view), ("val.pool", "expected finite values")),
+    (lambda bags: take(bags, np.arange(0)), ("val = 'no bag'", "at least one bag")),
+])  # fmt: skip
 def test_bags_that_mean_nothing_are_refused(harm, parts):
     bags = draw_bags(2, 40)
     check_bags("val", bags)

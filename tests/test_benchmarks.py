@@ -53,7 +53,7 @@ def task(
     return Task(concat_model, host_run.keys, train_bags, val_bags, config, quick_hyper)
 
 
-def test_placed_and_one_by_one_train_as_fit_ensemble_does(task: Task, host_run: HostRun) -> None:
+def test_placed_and_one_by_one_train_as_fit_ensemble_does(task, host_run):
     *_, placed = jax_worker.placed_epochs(task, Placement(2, 1), jax_worker.train_member)
     assert_close(member(placed.train, slice(3)), host_run.states[1].train)
     *_, states = jax_worker.sequential_epochs(task)
@@ -61,7 +61,7 @@ def test_placed_and_one_by_one_train_as_fit_ensemble_does(task: Task, host_run: 
     assert_close(stacked, host_run.states[1].train)
 
 
-def test_adam_alone_is_adam_and_a_filler_takes_no_time(task: Task) -> None:
+def test_adam_alone_is_adam_and_a_filler_takes_no_time(task):
     """The gradient g does not change, so that both moments, corrected, are g and g²: a closed form."""
     lone = dataclasses.replace(task, keys=member(task.keys, slice(1)))
     placement = Placement(2, 1)  # the second device has no member of its own
@@ -77,15 +77,15 @@ def test_adam_alone_is_adam_and_a_filler_takes_no_time(task: Task) -> None:
     assert_same_bits(member(after, 1), member(before, 1))
 
 
-def test_the_worker_measures_in_a_process_of_its_own() -> None:
+def test_the_worker_measures_in_a_process_of_its_own():
     task = measure.Task(Path("of-peers.npz"), seed=3, train_bags=6, val_bags=5)
-    measured, versions = measure.measure(measure.PLACED, task, members=1, epochs=2, number=1)
+    measured, versions = measure.measure(measure.Case(measure.PLACED, 1, 2), task, number=1)
     assert len(measured.train) == len(measured.whole) == 2  # the first epoch is left out
     assert min(*measured.train, *measured.whole) > 0 and measured.peak_memory_mib > 50
     assert measured.details["parameters"] == 142_146 and versions["jax"] == jax.__version__
 
 
-def test_peers_train_on_the_bags_that_the_worker_draws(tmp_path: Path) -> None:
+def test_peers_train_on_the_bags_that_the_worker_draws(tmp_path):
     job = jax_worker.Job(out=tmp_path / "bags.npz", job="bags", seed=3, train_bags=6, val_bags=5)
     jax_worker.main(job)
     train, read = jax_worker.pose(job).train, peer_io.read_split(job.out, "train")
@@ -94,7 +94,7 @@ def test_peers_train_on_the_bags_that_the_worker_draws(tmp_path: Path) -> None:
     assert len(peer_io.read_split(job.out, "val").labels) == 5
 
 
-def test_what_a_peer_writes(tmp_path: Path) -> None:
+def test_what_a_peer_writes(tmp_path):
     bags = peer_io.Split(np.zeros((4, 3, 2, 2), np.float32), np.array([0, 1, 0, 0]))
     assert bags.class_weights == (4 / 6, 2.0)
     predicted = peer_io.Prediction(np.full((4, 2), 1 / 2), np.full((4, 3), 1 / 3))
@@ -133,8 +133,9 @@ class FakeScripts:
         answer = {"versions": {"device": "cpu", "backend": "cpu", script: "1.0"}, "peak_memory_mib": 300.0}
         if script == "jax_worker.py":
             whole = [1e6, 120.0] if "both" in arguments else []
-            times = {"train_microseconds": [1e6, 100.0, 90.0, 110.0], "whole_microseconds": whole}
-            return answer | times | {"details": {"parameters": 142_146}}
+            times = {"microseconds_per_step_by_epoch": [1e6, 100.0, 90.0, 110.0]}
+            times |= {"whole_microseconds_per_step_by_epoch": whole}
+            return answer | {"members": [times], "details": {"parameters": 142_146}}
         members = int(arguments[arguments.index("--members") + 1])
         return answer | {"members": [{"microseconds_per_step_by_epoch": [1e6, 1000.0]}] * members}
 
@@ -149,20 +150,18 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> FakeScripts:
 TASK = measure.Task(Path("bags.npz"), seed=0, train_bags=10, val_bags=5)
 
 
-def test_measurements(scripts: FakeScripts) -> None:
+def test_measurements(scripts):
     """The first epoch is left out; copies share members, time and memory."""
-    measured, _ = measure.measure(measure.PLACED, TASK, members=4, epochs=3, number=1)
+    measured, _ = measure.measure(measure.Case(measure.PLACED, 4, 3), TASK, number=1)
     assert (measured.train, measured.whole) == ((100.0, 90.0, 110.0), (120.0,))
     way = dataclasses.replace(measure.TORCH, copies=4)
-    peer, _ = measure.measure(way, TASK, members=8, epochs=1, number=1)
+    peer, _ = measure.measure(measure.Case(way, 8, 1), TASK, number=1)
     calls = [call for call in scripts.calls if call[0] == "torch_peer.py"]
     assert len(calls) == 4 and all(call[call.index("--members") + 1] == "2" for call in calls)
     assert (set(peer.train), peer.whole, peer.peak_memory_mib) == ({250.0}, (), 1200.0)
 
 
-def test_the_ways_take_turns_and_a_failure_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_ways_take_turns_and_a_failure_stops_nothing(monkeypatch, capsys):
     monkeypatch.setattr(measure, "run_scripts", FakeScripts(failing="vmap"))
     cases = [measure.Case(way, 1, 1) for way in (measure.PLACED, measure.VMAP, measure.TORCH)]
     measured = measure.measure_in_rounds(cases, TASK, rounds=2)
@@ -179,14 +178,14 @@ def measured_in(number: int, *train: float, way: str = "mil_jax", members: int =
     return measure.Measurement(way, members, number, train, (), 300.0 + number, 0.0, {"parameters": 142_146})
 
 
-def test_a_row_is_the_median_over_rounds_of_medians_over_epochs() -> None:
+def test_a_row_is_the_median_over_rounds_of_medians_over_epochs():
     rounds = [measured_in(1, 10.0, 11.0, 90.0), measured_in(2, 30.0), measured_in(3, 12.0, 14.0)]
     (row,) = measure.summarize(rounds)
     assert (row.train_us, row.train_us_low, row.train_us_high) == (13.0, 11.0, 30.0)
     assert (row.rounds, row.whole_us, row.peak_memory_mib) == (3, None, 303.0)
 
 
-def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_child_that_fails_says_why(tmp_path):
     with pytest.raises(RunError, match=r"jax_worker\.py ended with status 2"):
         measure.run_scripts("jax_worker.py", [["--members", "many", "--out", str(tmp_path / "x.json")]])
 
@@ -194,7 +193,7 @@ def test_a_child_that_fails_says_why(tmp_path: Path) -> None:
 # ---- options ----
 
 
-def test_sizes() -> None:
+def test_sizes():
     assert [measure.sizes("sizes", text) for text in ("8,1,2,2", "32", "")] == [(1, 2, 8), (32,), ()]
     for text in ("0", "1,-2", "1;2", "two"):
         with pytest.raises(InputError, match="vmap_sizes"):
@@ -202,7 +201,7 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("script", [member_speed, ensemble_speed])
-def test_what_is_refused(script: Any, tmp_path: Path) -> None:
+def test_what_is_refused(script, tmp_path):
     for options in ({"rounds": 0}, {"epochs": 0}, {"train_bags": 0}, {"peers": "torch,jax"}):
         with pytest.raises(InputError, match=next(iter(options))):
             script.main(script.Config(out=tmp_path / "out", **options))
@@ -212,9 +211,7 @@ def test_what_is_refused(script: Any, tmp_path: Path) -> None:
         script.main(script.Config(out=tmp_path))
 
 
-def test_a_missing_peer_is_named_with_its_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_missing_peer_is_named_with_its_extra(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         keras_quality.main(keras_quality.Config(out=tmp_path / "out"))
@@ -225,21 +222,19 @@ def test_a_missing_peer_is_named_with_its_extra(
 # ---- member_speed and ensemble_speed ----
 
 
-def test_member_speed_compares_with_the_faster_loop() -> None:
+def test_member_speed_compares_with_the_faster_loop():
     loops = {way.name: 500.0 - 50 * i for i, way in enumerate(member_speed.PEERS["torch"])}
     times = {"mil_jax": 100.0, "Keras, TensorFlow": 1500.0} | loops
-    compare = lambda: member_speed.times_as_long(  # noqa: E731
-        measure.summarize([measured_in(1, us, way=way) for way, us in times.items()])
-    )
-    assert compare()["Keras, TensorFlow"] == 15.0
-    assert compare()[member_speed.FASTER_LOOP] == min(loops.values()) / 100
-    del times["PyTorch"]  # where one loop could not be measured, nobody knows which is the faster one
-    assert member_speed.FASTER_LOOP not in compare()
+    measured = [measured_in(1, us, way=way) for way, us in times.items()]
+    compared = member_speed.times_as_long(measure.summarize(measured))
+    assert compared["Keras, TensorFlow"] == 15.0
+    assert compared[member_speed.FASTER_LOOP] == min(loops.values()) / 100
+    # Where one loop could not be measured, nobody knows which is the faster one.
+    without = [one for one in measured if one.way != "PyTorch"]
+    assert member_speed.FASTER_LOOP not in member_speed.times_as_long(measure.summarize(without))
 
 
-def test_member_speed_writes_its_results(
-    scripts: FakeScripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_member_speed_writes_its_results(scripts, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     member_speed.main(member_speed.Config(rounds=2, out=out))
     results = json.loads((out / "results.json").read_text())
@@ -250,7 +245,7 @@ def test_member_speed_writes_its_results(
     assert "Keras, TensorFlow: 10.0 times as long as mil_jax" in capsys.readouterr().out
 
 
-def test_a_peers_largest_size_stands_for_all() -> None:
+def test_a_peers_largest_size_stands_for_all():
     rows = measure.summarize(
         [*(measured_in(1, us, members=s) for s, us in ((1, 200.0), (8, 100.0), (32, 50.0))),
          measured_in(1, 300.0, way=measure.VMAP.name, members=8),
@@ -260,7 +255,7 @@ def test_a_peers_largest_size_stands_for_all() -> None:
     assert times == {measure.VMAP.name: {8: 3.0}, "PyTorch": {1: 4.0, 8: 8.0, 32: 16.0}}
 
 
-def test_bandwidth_is_counted_bytes_over_time() -> None:
+def test_bandwidth_is_counted_bytes_over_time():
     measured = [measured_in(1, 10.0, way=measure.ADAM.name, members=64)]
     bandwidth = ensemble_speed.adam_bandwidth(
         measure.Measured(measured, {}, [], 1.0), measure.summarize(measured), peak=1000.0
@@ -272,15 +267,13 @@ def test_bandwidth_is_counted_bytes_over_time() -> None:
     assert [ensemble_speed.peak_bandwidth(name) for name in names] == [4800.0, 3350.0, 2039.0, None]
 
 
-def test_ensemble_speed_goes_further_on_an_accelerator() -> None:
+def test_ensemble_speed_goes_further_on_an_accelerator():
     for backend, most in (("cpu", 128), ("gpu", 4096)):
         cases = ensemble_speed.plan(ensemble_speed.Config(peers=""), backend)
         assert max(case.members for case in cases) == most
 
 
-def test_ensemble_speed_writes_its_results_and_a_figure(
-    scripts: FakeScripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ensemble_speed_writes_its_results_and_a_figure(scripts, tmp_path, capsys):
     out = tmp_path / "out"
     ensemble_speed.main(ensemble_speed.Config(sizes="1,2,8", rounds=1, out=out))
     results = json.loads((out / "results.json").read_text())
@@ -294,9 +287,7 @@ def test_ensemble_speed_writes_its_results_and_a_figure(
 # ---- classic_speed ----
 
 
-def test_classic_speed_gives_both_the_same_work(
-    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_classic_speed_gives_both_the_same_work(tables, tmp_path, monkeypatch, capsys):
     seen: dict[str, Any] = {}
 
     def answer(script: str, argument_lists: list[list[str]]) -> None:
@@ -334,7 +325,7 @@ def test_classic_speed_gives_both_the_same_work(
 # ---- keras_quality ----
 
 
-def test_worse_means_worse_by_more_than_two_standard_errors() -> None:
+def test_worse_means_worse_by_more_than_two_standard_errors():
     rng = np.random.default_rng(0)
     luck = rng.normal(0, 0.1, 8)  # of the draw: it hits both alike, and pairing takes it out
     noise = rng.normal(0, 0.001, 8)
@@ -349,7 +340,7 @@ def test_worse_means_worse_by_more_than_two_standard_errors() -> None:
     assert results["auc"]["keras"]["standard_error"] > 10 * paired["standard_error"]
 
 
-def test_both_are_judged_by_their_own_bags(train_bags: Bags) -> None:
+def test_both_are_judged_by_their_own_bags(train_bags):
     """Two draws with opposite labels; one prediction is right about the first and wrong about the second."""
     label = np.asarray(train_bags.label)
     flipped = Bags(train_bags.pool, dataclasses.replace(train_bags.view, label=1 - label))
@@ -363,15 +354,13 @@ def test_both_are_judged_by_their_own_bags(train_bags: Bags) -> None:
     assert judged["hit_at_1"][0] == 1
 
 
-def test_results_of_other_bags_or_options_are_not_reused(
-    tmp_path: Path, train_bags: Bags, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_other_bags_or_options_are_not_reused(tmp_path, train_bags, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
     images = Bags(np.arange(60 * 6, dtype=np.uint8).reshape(60, 2, 3), train_bags.view)
     paths = {}
     for name, part in (("one", images), ("same", images), ("other", take(images, np.arange(23)[::-1]))):
         paths[name] = tmp_path / f"{name}.npz"
-        measure.write_peer_bags(Splits(part, part, part), paths[name])
+        jax_worker.write_peer_bags(Splits(part, part, part), paths[name])
     digest: Callable[..., str] = keras_quality.digest
     assert digest(paths["one"], ["--epochs", "3"]) == digest(paths["same"], ["--epochs", "3"])
     others = [(paths["other"], ["--epochs", "3"]), (paths["one"], ["--epochs", "4"])]
@@ -382,16 +371,16 @@ def test_results_of_other_bags_or_options_are_not_reused(
 
 
 @needs("torch")
-def test_torch_is_measured() -> None:
+def test_torch_is_measured():
     with measure.task_of(member_speed.Config(train_bags=6, val_bags=5)) as task:
         way = dataclasses.replace(measure.TORCH, copies=2)
-        measured, versions = measure.measure(way, task, members=2, epochs=1, number=1)
+        measured, versions = measure.measure(measure.Case(way, 2, 1), task, number=1)
     assert len(measured.train) == 2 and min(measured.train) > 0
     assert "torch" in versions
 
 
 @needs("torch")
-def test_the_loop_in_pytorch_learns(tables: Path, tmp_path: Path) -> None:
+def test_the_loop_in_pytorch_learns(tables, tmp_path):
     options = {
         "seed": 0, "folds": 3, "repeats": 1, "val_share": 0.15, "hidden": [256, 128, 64], "attention_units": 64,
         "learning_rate": 5e-4, "weight_decay": 5e-3, "epochs": 60, "patience": 20,
@@ -405,7 +394,7 @@ def test_the_loop_in_pytorch_learns(tables: Path, tmp_path: Path) -> None:
 
 
 @needs("keras", "tensorflow")
-def test_keras_quality_small_and_again(tmp_path: Path) -> None:
+def test_keras_quality_small_and_again(tmp_path):
     options = ["--train-bags", "20", "--val-bags", "10", "--test-bags", "30", "--epochs", "2", "--out", str(tmp_path)]
 
     def run(draws: int) -> tuple[str, list[dict[str, Any]]]:

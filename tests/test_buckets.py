@@ -33,7 +33,7 @@ def brute_force_share(sizes: np.ndarray, count: int) -> float:
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, st.integers(1, 3))
-def test_widths_are_the_best_of_their_number(sizes: np.ndarray, most: int):
+def test_widths_are_the_best_of_their_number(sizes, most):
     sizes = np.minimum(sizes, 12)
     widths = bucket_widths(sizes, empty=0.0, most=most)
     assert list(widths) == sorted(set(widths))
@@ -44,14 +44,14 @@ def test_widths_are_the_best_of_their_number(sizes: np.ndarray, most: int):
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES)
-def test_no_more_widths_than_needed(sizes: np.ndarray):
+def test_no_more_widths_than_needed(sizes):
     widths = bucket_widths(sizes, empty=0.25)
     assert empty_share(sizes, widths) <= 0.25 or len(widths) == 8
     if len(widths) > 1:
         assert empty_share(sizes, bucket_widths(sizes, empty=0.0, most=len(widths) - 1)) > 0.25
 
 
-def test_bags_keep_the_widths_that_cut_anything(train_bags: Bags, ragged_bags: Bags):
+def test_bags_keep_the_widths_that_cut_anything(train_bags, ragged_bags):
     assert bucket_widths(sizes_of(train_bags)) == (3,)
     assert with_widths(train_bags, (3,)).view.widths == ()
     assert with_widths(ragged_bags, (1, 4, 5, 9)).view.widths == (1, 4)
@@ -72,9 +72,7 @@ def with_places(ragged_bags: Bags) -> Bags:
     return Bags(ragged_bags.pool, jax.tree.map(lambda *parts: np.concatenate(parts), ragged_bags.view, absent))
 
 
-def test_neither_widths_nor_places_nor_empty_slots_change_a_result(
-    sum_model: MIL, ragged_bags: Bags, with_places: Bags
-):
+def test_neither_widths_nor_places_nor_empty_slots_change_a_result(sum_model, ragged_bags, with_places):
     whole = fit(sum_model, with_widths(ragged_bags, (5,)), with_widths(pad(with_places, 7), (7,)))
     cut = fit(sum_model, with_widths(ragged_bags, (1, 3)), with_widths(ragged_bags, (2,)))
     assert_close(whole.curves, cut.curves)
@@ -86,7 +84,7 @@ def test_neither_widths_nor_places_nor_empty_slots_change_a_result(
     assert wide.scores is not None and not wide.attention[..., 5:].any() and not wide.scores[..., 5:].any()
 
 
-def test_a_place_without_a_bag_is_not_judged(ragged_bags: Bags, with_places: Bags, sum_model: MIL):
+def test_a_place_without_a_bag_is_not_judged(ragged_bags, with_places, sum_model):
     rng = np.random.default_rng(0)
     attention = rng.random((21, 5)) * with_places.mask
     attention /= np.maximum(attention.sum(axis=1, keepdims=True), 1e-9)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import draw_bags, message_of
+from conftest import guesses, message_of
 from sklearn import metrics as sk
 
 from mil_jax import committee
@@ -21,19 +21,9 @@ MEMBERS = 6
 
 
 @pytest.fixture(scope="module")
-def bags() -> Bags:
-    return draw_bags(7, 40)
-
-
-@pytest.fixture(scope="module")
 def predicted(bags: Bags) -> Prediction:
     """Six members [S, B, …] that guess the label better than chance, with errors of their own."""
-    rng = np.random.default_rng(0)
-    score = rng.normal(size=(MEMBERS, 40)) + 2.0 * np.asarray(bags.label) - 1.0
-    positive = 1 / (1 + np.exp(-score))
-    attention = rng.dirichlet(np.ones(3), size=(MEMBERS, 40))
-    probability = np.stack([1 - positive, positive], axis=-1)
-    return Prediction(jnp.asarray(probability, jnp.float32), jnp.asarray(attention, jnp.float32))
+    return guesses(bags, MEMBERS, 2.0, -1.0)
 
 
 def chosen(predicted: Prediction, subset: np.ndarray) -> Prediction:

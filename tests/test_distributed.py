@@ -18,7 +18,7 @@ from mil_jax.run.processes import LOST_PROCESS, LOST_REMEDY
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "benchmarks"))
 kill_and_resume: Any = importlib.import_module("kill_and_resume")
-running, compare, epochs_of = kill_and_resume.running, kill_and_resume.compare, kill_and_resume.epochs_of
+Processes, compare, epochs_of = kill_and_resume.Processes, kill_and_resume.compare, kill_and_resume.epochs_of
 
 CONFIG = kill_and_resume.Config(members=5, epochs=10, bags=40)  # four devices do not divide 5 members, nor do two
 NEW = kill_and_resume.options_of(CONFIG)
@@ -40,7 +40,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def to_the_end(out: Path, options: list[str]) -> Path:
-    with running(out, options) as alone:
+    with Processes(out, options) as alone:
         (end,) = alone.wait()
     assert end.status == 0, end.said
     return out
@@ -50,7 +50,7 @@ def to_the_end(out: Path, options: list[str]) -> Path:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The folder of two processes, of which the second one was asked to stop after epoch 2, and their ends."""
     out = tmp_path_factory.mktemp("asked") / "run"
-    with running(out, NEW, 2) as processes:
+    with Processes(out, NEW, 2) as processes:
         processes.wait(lambda: epochs_of(CONFIG, out) >= 2)
         processes.started[1].send_signal(signal.SIGTERM)
         return out, processes.wait()
@@ -75,7 +75,7 @@ def test_all_stop_when_one_is_asked(asked: tuple[Path, list[Any]], one_process: 
 def two_processes(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The run, resumed by two processes, at its end; and their ends."""
     out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("two") / "run"))
-    with running(out, ["--resume"], 2) as processes:
+    with Processes(out, ["--resume"], 2) as processes:
         return out, processes.wait()
 
 
@@ -113,7 +113,7 @@ def killed(asked: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) ->
     The folder, how the second one ended, and the seconds that it outlived the first one.
     """
     out = Path(shutil.copytree(asked[0], tmp_path_factory.mktemp("killed") / "run"))
-    with running(out, ["--resume"], 2) as processes:
+    with Processes(out, ["--resume"], 2) as processes:
         processes.wait(lambda: epochs_of(CONFIG, out) >= 6)
         processes.started[0].kill()
         since = time.monotonic()
@@ -136,7 +136,7 @@ def test_what_is_left_goes_on_with_one_process(killed: tuple[Path, Any, float], 
 
 
 def test_more_processes_than_members_are_refused(tmp_path: Path) -> None:
-    with running(
+    with Processes(
         tmp_path / "run", [*NEW, "--coordinator", "a:1", "--processes", "6", "--process-id", "0"]
     ) as processes:
         (end,) = processes.wait()

@@ -27,20 +27,11 @@ ORDER = (
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model"),
-    "optax": ("optimizer", "losses", "training"),
-    "tensorflow_datasets": ("datasets",),
-    "tensorflow": (),
-    "h5py": ("datasets",),
-    "scipy": ("datasets",),
-    "orbax": ("run.checkpoints",),
-    "matplotlib": ("plots",),
-    "tyro": ("run.cli",),
-    "tensorboard": ("run.tensorboard",),
-    "rich": ("run.screen",),
-    "jinja2": ("report",),
-    "sklearn": ("folds", "crossing"),
-}
+    "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
+    "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
+    "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
+    "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
+}  # fmt: skip
 
 # What `import mil_jax` does without.
 LATER = ("matplotlib", "tensorflow_datasets", "orbax", "h5py", "scipy", "tyro")
@@ -122,20 +113,14 @@ def test_the_face_loads_nothing_that_a_first_look_does_without():
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize(
-    ("source", "names"),
-    [
-        ("import a.b as c, d", {"a.b", "d"}),
-        ("from a.b import c as d, e", {"a.b.c", "a.b.e"}),
-        ("def f():\n    import a\n    from b import c", {"a", "b.c"}),
-        ("if TYPE_CHECKING:\n    from mil_jax.training import fit", {"mil_jax.training.fit"}),
-        ("from . import idx", {"mil_jax.datasets.idx"}),
-        ("from .idx import read", {"mil_jax.datasets.idx.read"}),
-        ("from ..training import fit", {"mil_jax.training.fit"}),
-        ("from .. import training", {"mil_jax.training"}),
-        ("from mil_jax import bags, model", {"mil_jax.bags", "mil_jax.model"}),
-    ],
-)
+@pytest.mark.parametrize(("source", "names"), [
+    ("import a.b as c, d", {"a.b", "d"}), ("from a.b import c as d, e", {"a.b.c", "a.b.e"}),
+    ("def f():\n    import a\n    from b import c", {"a", "b.c"}),
+    ("if TYPE_CHECKING:\n    from mil_jax.training import fit", {"mil_jax.training.fit"}),
+    ("from . import idx", {"mil_jax.datasets.idx"}), ("from .idx import read", {"mil_jax.datasets.idx.read"}),
+    ("from ..training import fit", {"mil_jax.training.fit"}), ("from .. import training", {"mil_jax.training"}),
+    ("from mil_jax import bags, model", {"mil_jax.bags", "mil_jax.model"}),
+])  # fmt: skip
 def test_imported_names_are_found(source, names):
     assert imported_names(source, "mil_jax.datasets") == names
 

@@ -57,12 +57,9 @@ def test_intervals_of_several_statistics_are_those_of_each():
     assert np.isnan([mean[2], low[2], high[2]]).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"level": 95.0}, "level = 95.0: expected a number, more than 0 and less than 1"),
-        ({"resamples": 0}, "resamples = 0: expected a whole number from 1"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"level": 95.0}, "level = 95.0: expected a number, more than 0 and less than 1"),
+    ({"resamples": 0}, "resamples = 0: expected a whole number from 1"),
+])  # fmt: skip
 def test_input_that_cannot_be_used_is_named(options, message):
     assert message_of(bootstrap_interval, jnp.ones(3), jax.random.key(0), **options) == message

@@ -43,30 +43,17 @@ def test_bags_that_the_head_can_take():
     assert "bags with empty slots" in message_of(check_full, build(CONCAT), pad(bags_of(FEATURES), K + 1))
 
 
-@pytest.mark.parametrize(
-    ("config", "members", "bags", "parts"),
-    [
-        (
-            CONCAT,
-            members_of(CONCAT),
-            bags_of(FEATURES, 2),
-            ("bag_size = 2", "size that the members were trained on"),
-        ),
-        (CONCAT, members_of(CONCAT), pad(bags_of(FEATURES), 5), ("mask", "full bags of one size")),
-        (CONCAT, members_of(CONCAT), bags_of(InstanceKind((6,), True)), ("'pixels [6]'", "expected features [6]")),
-        (CONCAT, members_of(CONCAT), bags_of(InstanceKind((2, 3), False)), ("'features [2, 3]'", "features [6]")),
-        (CONCAT, members_of(CONCAT), bags_of(InstanceKind((3,), False)), ("'features [3]'", "features [6]")),
-        (UNGATED, members_of(CONCAT), bags_of(FEATURES), ("members", "pooling/U/kernel")),
-        (CONCAT, members_of(UNGATED), bags_of(FEATURES), ("members", "pooling/U/kernel")),
-        (
-            CONCAT,
-            members_of(WIDTHS),
-            bags_of(FEATURES),
-            ("members", "pooling/V/kernel"),
-        ),
-        (SUM, members_of(SUM, classes=3), bags_of(FEATURES), ("members", "head/kernel")),
-    ],
-)
+@pytest.mark.parametrize(("config", "members", "bags", "parts"), [
+    (CONCAT, members_of(CONCAT), bags_of(FEATURES, 2), ("bag_size = 2", "size that the members were trained on")),
+    (CONCAT, members_of(CONCAT), pad(bags_of(FEATURES), 5), ("mask", "full bags of one size")),
+    (CONCAT, members_of(CONCAT), bags_of(InstanceKind((6,), True)), ("'pixels [6]'", "expected features [6]")),
+    (CONCAT, members_of(CONCAT), bags_of(InstanceKind((2, 3), False)), ("'features [2, 3]'", "features [6]")),
+    (CONCAT, members_of(CONCAT), bags_of(InstanceKind((3,), False)), ("'features [3]'", "features [6]")),
+    (UNGATED, members_of(CONCAT), bags_of(FEATURES), ("members", "pooling/U/kernel")),
+    (CONCAT, members_of(UNGATED), bags_of(FEATURES), ("members", "pooling/U/kernel")),
+    (CONCAT, members_of(WIDTHS), bags_of(FEATURES), ("members", "pooling/V/kernel")),
+    (SUM, members_of(SUM, classes=3), bags_of(FEATURES), ("members", "head/kernel")),
+])  # fmt: skip
 def test_members_of_another_model_or_of_other_instances_are_refused(config, members, bags, parts):
     assert_parts(message_of(check_members, build(config), members, bags), *parts)
 

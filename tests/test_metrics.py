@@ -57,24 +57,17 @@ def assert_equals_reference(metric, reference, value, label, where, **tolerance)
     np.testing.assert_allclose(got, wanted, **tolerance)
 
 
-@pytest.mark.parametrize(
-    ("metric", "reference"),
-    [(metrics.roc_auc, sk.roc_auc_score), (metrics.average_precision, sk.average_precision_score)],
-)
-def test_rankings_equal_scikit_learn_on_random_masked_scores(metric, reference):
+def test_rankings_and_decisions_equal_scikit_learn_on_random_masked_cases():
     with jax.enable_x64(True):
-        assert_equals_reference(metric, reference, *random_scores(0), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("metric", "reference"),
-    [(metrics.precision, sk.precision_score), (metrics.recall, sk.recall_score), (metrics.f1, sk.f1_score)],
-)
-def test_decisions_equal_scikit_learn_on_random_masked_predictions(metric, reference):
+        assert_equals_reference(metrics.roc_auc, sk.roc_auc_score, *random_scores(0), rtol=0, atol=1e-9)
+        given = random_scores(0)
+        assert_equals_reference(metrics.average_precision, sk.average_precision_score, *given, rtol=0, atol=1e-9)
     score, label, where = random_scores(1)
     prediction = (score > np.median(score, axis=1, keepdims=True)).astype(int)
     prediction[0] = 0
-    assert_equals_reference(metric, partial(reference, zero_division=0.0), prediction, label, where, rtol=1e-6)
+    for name in ("precision", "recall", "f1"):
+        metric, reference = getattr(metrics, name), partial(getattr(sk, f"{name}_score"), zero_division=0.0)
+        assert_equals_reference(metric, reference, prediction, label, where, rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -86,16 +79,13 @@ def test_bag_metrics_equal_scikit_learn(classes):
     one_hot = np.eye(classes)[label]
     average, score, truth = ("macro", exact, one_hot) if classes > 2 else ("binary", exact[:, 1], label)
     wanted = {
-        "loss": sk.log_loss(label, exact),
-        "accuracy": sk.accuracy_score(label, prediction),
-        "auc": sk.roc_auc_score(truth, score),
-        "average_precision": sk.average_precision_score(truth, score),
+        "loss": sk.log_loss(label, exact), "accuracy": sk.accuracy_score(label, prediction),
+        "auc": sk.roc_auc_score(truth, score), "average_precision": sk.average_precision_score(truth, score),
         "precision": sk.precision_score(label, prediction, average=average),
         "recall": sk.recall_score(label, prediction, average=average),
-        "f1": sk.f1_score(label, prediction, average=average),
-        "brier": np.mean(np.sum((exact - one_hot) ** 2, axis=1)),
+        "f1": sk.f1_score(label, prediction, average=average), "brier": np.mean(np.sum((exact - one_hot) ** 2, axis=1)),
         "calibration_error": reference_calibration_error(exact, label),
-    }
+    }  # fmt: skip
     assert wanted.keys() == vars(got).keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(getattr(got, name), value, rtol=3e-6, err_msg=name)
@@ -188,14 +178,11 @@ def test_reliability_worked_out_by_hand():
     assert float(error) == pytest.approx((2 * 0.075 + 3 * (2.95 / 3 - 2 / 3)) / 5, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "reference"),
-    [
-        ("loss", lambda y, p: sk.log_loss(y, p, labels=[0, 1])),
-        ("brier", lambda y, p: 2 * sk.brier_score_loss(y, p[:, 1])),
-        ("calibration_error", lambda y, p: reference_calibration_error(p, y)),
-    ],
-)
+@pytest.mark.parametrize(("name", "reference"), [
+    ("loss", lambda y, p: sk.log_loss(y, p, labels=[0, 1])),
+    ("brier", lambda y, p: 2 * sk.brier_score_loss(y, p[:, 1])),
+    ("calibration_error", lambda y, p: reference_calibration_error(p, y)),
+])  # fmt: skip
 def test_probabilities_and_calibration_equal_references_on_random_masked_cases(name, reference):
     _, label, where = random_scores(9)
     positive = np.random.default_rng(9).beta(1 + label, 2 - label).clip(1e-3, 1 - 1e-3)
@@ -206,12 +193,9 @@ def test_probabilities_and_calibration_equal_references_on_random_masked_cases(n
         )
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: metrics.bag_metrics(jnp.ones((3, 1)), jnp.zeros(3, int)), "probability = (3, 1)"),
-        (lambda: metrics.reliability(jnp.ones((3, 2)), jnp.zeros(3, int), bins=0), "bins = 0: expected a whole number"),
-    ],
-)
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: metrics.bag_metrics(jnp.ones((3, 1)), jnp.zeros(3, int)), "probability = (3, 1)"),
+    (lambda: metrics.reliability(jnp.ones((3, 2)), jnp.zeros(3, int), bins=0), "bins = 0: expected a whole number"),
+])  # fmt: skip
 def test_input_that_cannot_be_used_is_named(call, message):
     assert message_of(call).startswith(message)

@@ -5,17 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_same_bits, hyper_of, message_of
+from conftest import assert_same_bits, changed, hyper_of, message_of
 
 from mil_jax.bags import Bags, fit_scaler, stack_bags, take
 from mil_jax.losses import Classes
 from mil_jax.optimizer import HyperConfig, by_member, make_hyper
 
 NAN, INF = float("nan"), float("inf")
-
-
-def labelled(bags: Bags, label: np.ndarray) -> Bags:
-    return Bags(bags.pool, dataclasses.replace(bags.view, label=label.astype(np.int32)))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +28,7 @@ def test_classes_are_weighed_by_their_rarity(train_bags: Bags) -> None:
     hyper = make_hyper(train_bags, HyperConfig(0.5, 0.0))
     np.testing.assert_allclose(hyper.class_weight, [23 / (2 * (23 - positive)), 23 / (2 * positive)], rtol=1e-6)
     assert (hyper.learning_rate, hyper.l2, hyper.weight_decay, hyper.scaler) == (0.5, 0.0, None, None)
-    turned = labelled(train_bags, 1 - train_bags.label)
+    turned = changed(train_bags, label=1 - train_bags.label)
     together = make_hyper(stack_bags([train_bags, turned]), HyperConfig(standardize=True))
     np.testing.assert_array_equal(together.class_weight, [hyper.class_weight, hyper.class_weight[::-1]])
     assert_same_bits(together.scaler, fit_scaler(stack_bags([train_bags, turned])))
@@ -42,9 +38,9 @@ def test_labels_that_do_not_fit_are_refused(train_bags: Bags) -> None:
     weighed, unweighed = HyperConfig(), HyperConfig(class_weights=False)
     for label, value in ((train_bags.label + 1, 2), (train_bags.label - 1, -1)):
         for config in (weighed, unweighed):
-            message = message_of(make_hyper, labelled(train_bags, label), config)
+            message = message_of(make_hyper, changed(train_bags, label=label), config)
             assert message.startswith(f"label = {value}: expected 0 to 1")
-    negative = labelled(train_bags, 0 * train_bags.label)
+    negative = changed(train_bags, label=0 * train_bags.label)
     assert "no bag of class 1 among 23" in message_of(make_hyper, negative)
     assert "no bag of class 2 among 23" in message_of(make_hyper, train_bags, weighed, Classes(3))
     assert make_hyper(negative, unweighed).class_weight.tolist() == [1, 1]

@@ -1,17 +1,15 @@
 """Bags of one's own from files to predictions: what a run leaves, that it repeats and resumes, what is refused."""
 
-import csv
 import importlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from conftest import assert_same_bits, command_here, commands_here
+from conftest import assert_same_bits, command_here, rows_of
 from PIL import Image
 
 from mil_jax.datasets import digits_cohort
@@ -34,12 +32,7 @@ FIGURES = {"attention_statistics", "confusion_matrix", "learning_curves", "preci
            "reliability_of_members", "roc_curve"}  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A user's cache folder, in which the compiled programs of all runs are kept."""
-    cache = tmp_path_factory.mktemp("cache")
-    with commands_here(cache, quick=True):
-        yield cache
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def write_cohort(folder: Path, classes: tuple[str, ...], shift: float = 0.0, features: int = FEATURES) -> Path:
@@ -73,7 +66,7 @@ def run_of(cohort: Path, out: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def printed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def printed(cache: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run with the scale chosen in each fold, and what it printed."""
     out = tmp_path_factory.mktemp("here") / "run"
     status, lines = command_here(own_bags, *options_of(cohort), "--out", str(out))
@@ -84,11 +77,6 @@ def printed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture(scope="module")
 def here(printed: tuple[Path, str]) -> Path:
     return printed[0]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
@@ -195,7 +183,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
 
 
 @pytest.fixture(scope="module")
-def everything(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everything(cache: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bags held out, two rounds, the optimism gap, features as they are."""
     more = ["--holdout", "0.2", "--repeats", "2", "--optimism", "--scale", "raw", "--no-report"]
     return run_of(cohort, tmp_path_factory.mktemp("everything") / "run", *more)
@@ -340,7 +328,7 @@ def test_predicting_refuses_what_does_not_fit_and_leaves_nothing(here: Path, coh
         ("--splits nowhere", "nowhere"),
         ("--split-column label", "expected train, val or test"),
         ("--classes a b", "a"),
-        ("--head concat", "--head"),
+        ("--head concat", "the head 'sum'"),
         ("--thumbnails nowhere", "--thumbnails nowhere: expected "),
         ("--vary bags", "--vary bags: expected "),
     ],

@@ -9,25 +9,14 @@ from conftest import assert_same_bits, message_of
 
 from mil_jax import placement
 from mil_jax.memory import aligned_empty
-from mil_jax.placement import (
-    Placement,
-    core_count,
-    default_placement,
-    fill,
-    map_members,
-    on_members,
-    put_members,
-    put_shared,
-    to_host,
-    use_all_cores,
-)
+from mil_jax.placement import Placement
 
 
 def test_default_placement() -> None:
     count = jax.device_count()
-    assert default_placement(99).devices == count
-    assert default_placement(1).devices == min(2, count), "a program as for several members"
-    assert default_placement(99).together == (1 if jax.default_backend() == "cpu" else -(-99 // count))
+    assert placement.default_placement(99).devices == count
+    assert placement.default_placement(1).devices == min(2, count), "a program as for several members"
+    assert placement.default_placement(99).together == (1 if jax.default_backend() == "cpu" else -(-99 // count))
 
 
 def test_one_device_of_several_cores_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,25 +24,25 @@ def test_one_device_of_several_cores_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(placement, "core_count", lambda: 4)
     with pytest.warns(UserWarning, match=r"3 members share one of 4 cores: call mil_jax.use_all_cores\(\)"):
-        assert default_placement(3) == Placement(1, 1)
+        assert placement.default_placement(3) == Placement(1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        default_placement(1)
+        placement.default_placement(1)
         monkeypatch.setattr(placement, "core_count", lambda: 1)
-        default_placement(3)
+        placement.default_placement(3)
 
 
 def test_devices_of_a_running_jax_stay_as_they_are() -> None:
-    assert use_all_cores() == use_all_cores(3) == jax.device_count()
-    assert "devices = -1: expected a whole number from 1" in message_of(use_all_cores, -1)
+    assert placement.use_all_cores() == placement.use_all_cores(3) == jax.device_count()
+    assert "devices = -1: expected a whole number from 1" in message_of(placement.use_all_cores, -1)
 
 
 def test_cores_are_counted_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system does not say which of them a process may use, too."""
     os = placement.os
-    assert 1 <= core_count() <= (os.cpu_count() or 1)
+    assert 1 <= placement.core_count() <= (os.cpu_count() or 1)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert core_count() == os.cpu_count()
+    assert placement.core_count() == os.cpu_count()
 
 
 def test_placements_that_cannot_be_are_refused() -> None:
@@ -68,10 +57,12 @@ def test_members_come_back_in_their_order(together: int) -> None:
     """Five on all devices, which do not divide them: fillers repeat the last one."""
     where = Placement(jax.device_count(), together)
     own, shared = {"x": np.arange(10.0).reshape(5, 2)}, np.float64(3)
-    filled = fill(own, where)["x"]
+    filled = placement.fill(own, where)["x"]
     assert len(filled) % where.devices == 0 and (filled[5:] == own["x"][-1]).all()
-    triple = on_members(lambda s, o: map_members(lambda x: jax.tree.map(lambda v: s * v, x), o, together), where)
-    result = to_host(jax.jit(triple)(put_shared(shared, where), put_members(own, where)))
+    triple = placement.on_members(
+        lambda s, o: placement.map_members(lambda x: jax.tree.map(lambda v: s * v, x), o, together), where
+    )
+    result = placement.to_host(jax.jit(triple)(placement.put_shared(shared, where), placement.put_members(own, where)))
     assert_same_bits(result, {"x": (3 * filled).astype(np.float32)})
 
 
@@ -82,7 +73,7 @@ def test_what_members_share_is_in_memory_once() -> None:
     lies_right = aligned_empty((1000, 3), np.float16)
     lies_right[:] = np.arange(3)
     for values in (lies_right, lies_right[1:], np.asfortranarray(lies_right)):
-        placed = put_shared(values, where)
+        placed = placement.put_shared(values, where)
         addresses = {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards}
         assert len(addresses) == 1 and (addresses == {values.ctypes.data}) == (values is lies_right)
-        np.testing.assert_array_equal(to_host(placed), values)
+        np.testing.assert_array_equal(placement.to_host(placed), values)

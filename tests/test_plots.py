@@ -217,17 +217,14 @@ def test_curves_without_values_say_so():
     assert png(figure) and [(len(axes.lines), texts(axes.texts)) for axes in figure.axes] == [(0, ["no values"])] * 2
 
 
-@pytest.mark.parametrize(
-    ("draw", "match"),
-    [
-        (lambda: plots.attention_curves({}, np.array([1])), "curves"),
-        (lambda: learning(np.zeros((4, 0, 3)), []), "train_loss"),
-        (lambda: plots.bags_figure(IMAGES, MASK, ["only one"]), "titles"),
-        (lambda: plots.bags_figure(IMAGES[:0], MASK[:0], []), "at least one bag"),
-        (lambda: plots.confusion_matrix(np.eye(2, dtype=int), ["one"]), r"row labels = \['one'\]: expected 2"),
-        (lambda: plots.panels_with_band(BINS, {}, "members"), "panels"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("draw", "match"), [
+    (lambda: plots.attention_curves({}, np.array([1])), "curves"),
+    (lambda: learning(np.zeros((4, 0, 3)), []), "train_loss"),
+    (lambda: plots.bags_figure(IMAGES, MASK, ["only one"]), "titles"),
+    (lambda: plots.bags_figure(IMAGES[:0], MASK[:0], []), "at least one bag"),
+    (lambda: plots.confusion_matrix(np.eye(2, dtype=int), ["one"]), r"row labels = \['one'\]: expected 2"),
+    (lambda: plots.panels_with_band(BINS, {}, "members"), "panels"),
+])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(draw, match):
     with pytest.raises(InputError, match=match):
         draw()

@@ -48,17 +48,14 @@ def test_a_draw_follows_its_key():
     assert not np.array_equal(one[:5], one[5:]), "repeats differ"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"folds": 1}, "folds = 1: expected a whole number from 2 to 3"),
-        ({"folds": 4}, "folds = 4: expected a whole number from 2 to 3"),
-        ({"repeats": 0}, "repeats = 0: expected a whole number from 1"),
-        ({"val_share": 1.0}, "val_share = 1.0: expected a number, more than 0 and less than 1"),
-        ({"label": np.zeros(9, int)}, "label = [9]: expected at least two classes of three bags"),
-        ({"label": np.repeat([-1, 1], 5)}, "label = [-1, -1, -1, -1, -1]: expected a class 0, 1"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"folds": 1}, "folds = 1: expected a whole number from 2 to 3"),
+    ({"folds": 4}, "folds = 4: expected a whole number from 2 to 3"),
+    ({"repeats": 0}, "repeats = 0: expected a whole number from 1"),
+    ({"val_share": 1.0}, "val_share = 1.0: expected a number, more than 0 and less than 1"),
+    ({"label": np.zeros(9, int)}, "label = [9]: expected at least two classes of three bags"),
+    ({"label": np.repeat([-1, 1], 5)}, "label = [-1, -1, -1, -1, -1]: expected a class 0, 1"),
+])  # fmt: skip
 def test_folds_that_cannot_be_are_refused(change, message):
     options = {"label": np.repeat([0, 1], [6, 3]), "folds": 3, "repeats": 1} | change
     assert message in message_of(cross_validation, jax.random.key(0), options.pop("label"), **options)
@@ -71,7 +68,7 @@ def feature_bags() -> Bags:
     return bags_from_arrays(arrays, [i % 2 for i in range(9)])
 
 
-def test_members_see_their_own_bags_and_their_own_scale(feature_bags: Bags):
+def test_members_see_their_own_bags_and_their_own_scale(feature_bags):
     """What the test bags hold changes neither."""
     folds = cross_validation(jax.random.key(0), feature_bags.label, folds=4, repeats=1)
     splits = split_bags(feature_bags, folds)
@@ -90,7 +87,7 @@ def test_members_see_their_own_bags_and_their_own_scale(feature_bags: Bags):
         assert_same_bits(member(fit_scaler(spoilt), i), member(hyper.scaler, i))
 
 
-def test_a_missing_bag_leaves_an_empty_place(feature_bags: Bags):
+def test_a_missing_bag_leaves_an_empty_place(feature_bags):
     mine = own_bags(feature_bags, np.array([[2, 5], [7, -1]]))
     assert mine.label.tolist() == [[0, 1], [1, ABSENT]]
     assert not mine.mask[1, 1].any()
@@ -98,7 +95,7 @@ def test_a_missing_bag_leaves_an_empty_place(feature_bags: Bags):
 
 
 @pytest.mark.parametrize(("index", "wrong"), [([[0, 9]], 9), ([[0, -2]], -2)])
-def test_folds_of_other_bags_are_refused(feature_bags: Bags, index: list[list[int]], wrong: int):
+def test_folds_of_other_bags_are_refused(feature_bags, index, wrong):
     message = message_of(own_bags, feature_bags, np.array(index))
     assert message == f"index = {wrong}: expected folds of these 9 bags: 0 to 8, or -1 for no bag"
 
@@ -112,16 +109,13 @@ def test_the_threshold_that_classifies_most_validation_bags_right():
     assert choose_threshold(np.array([0.2, 0.3]), np.array([0, 0])) == 0.5
 
 
-@pytest.mark.parametrize(
-    ("probability", "part"),
-    [
-        (np.full((4, 3), 1 / 3), "(4, 3)': expected a list of numbers"),
-        (np.full(5, 0.5), "(5,): expected the positive class alone, (4,)"),
-        (np.array([0.5, np.nan, 0.1, 0.2]), "expected probabilities"),
-        (np.array([0.5, 1.5, 0.1, 0.2]), "expected probabilities"),
-    ],
-)
-def test_a_threshold_of_what_is_no_probability_is_refused(probability: np.ndarray, part: str):
+@pytest.mark.parametrize(("probability", "part"), [
+    (np.full((4, 3), 1 / 3), "(4, 3)': expected a list of numbers"),
+    (np.full(5, 0.5), "(5,): expected the positive class alone, (4,)"),
+    (np.array([0.5, np.nan, 0.1, 0.2]), "expected probabilities"),
+    (np.array([0.5, 1.5, 0.1, 0.2]), "expected probabilities"),
+])  # fmt: skip
+def test_a_threshold_of_what_is_no_probability_is_refused(probability, part):
     # The tests' own type checker would refuse some first; a user has none.
     assert part in message_of(inspect.unwrap(choose_threshold), probability, np.array([0, 1, 1, 1]))
 

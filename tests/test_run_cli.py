@@ -75,7 +75,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 # ---- ways out ----
 
 
-def test_options_reach_the_experiment(run_command: Run) -> None:
+def test_options_reach_the_experiment(run_command):
     """Flat on the command line, nested in the config."""
     options = "--hidden 8 4 --rates 0.1 0.2 --devices 2 --out a/b --l2 None --no-report --dataset mnist"
     status, lines, (config,) = run_command(*options.split())
@@ -86,47 +86,43 @@ def test_options_reach_the_experiment(run_command: Run) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "line"),
-    [
-        (InputError("batch_size", 0, "expected more"), 2, "error: --batch-size 0: expected more"),
-        (InputError("label", 7, "expected 0 to 1"), 2, "error: label 7: expected 0 to 1"),
-        (RunError("the disk is full"), 2, "error: the disk is full"),
-        (Interrupted("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
-        (KeyboardInterrupt("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
-        (KeyboardInterrupt(), 130, "stopped before there was anything to keep"),
-    ],
-)
-def test_one_line_and_a_status(error: BaseException, status: int, line: str, run_command: Run) -> None:
+@pytest.mark.parametrize(("error", "status", "line"), [
+    (InputError("batch_size", 0, "expected more"), 2, "error: --batch-size 0: expected more"),
+    (InputError("label", 7, "expected 0 to 1"), 2, "error: label 7: expected 0 to 1"),
+    (RunError("the disk is full"), 2, "error: the disk is full"),
+    (Interrupted("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
+    (KeyboardInterrupt("runs/a keeps it"), 130, "stopped: runs/a keeps it"),
+    (KeyboardInterrupt(), 130, "stopped before there was anything to keep"),
+])  # fmt: skip
+def test_one_line_and_a_status(error, status, line, run_command):
     assert run_command(raises=error)[:2] == (status, [line])
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_command(raises=ZeroDivisionError())
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ("--batch-size many", "--batch-size"),
-        ("--batch-sizes 3", "--batch-sizes"),
-        ("--head max", "--head"),
-        ("--out", "--out"),
-        # what a record refuses comes in the same form, from however deep
-        ("--batch-size 0", "error: --batch-size 0: expected a whole number from 1"),
-        ("--checkpoint-every -1", "error: --checkpoint-every -1: expected a whole number from 0"),
-        ("--learning-rate nan", "error: --learning-rate nan: expected a number, more than 0 and at most 1000"),
-        ("--devices 1 --processes 2", "error: --devices 1: expected at least 2, one for each process"),
-        ("--head concat --pooling instance_max", "error: --head concat: expected 'sum' with the pooling"),
-        ("--seed 4294967296", "error: --seed 4294967296: expected a whole number from 0 to 4294967295"),
-        ("--vary weather", "error: --vary weather: expected one or more of init, order, bags"),
-        ("--vary ,", "error: --vary ,: expected one or more"),
-        ("--out ''", "error: --out "),  # it would be the folder that one stands in
-        ("--out .", "error: --out .: expected the name of a folder"),
-        # by default each of several processes would make a folder of its own
-        ("--distributed", "error: --out None: expected the folder of the run, the same one for all processes"),
-        ("--coordinator a:1 --processes 2 --process-id 0", "error: --out None: expected the folder of the run"),
-    ],
-)
-def test_refused_options(options: str, named: str, run_command: Run) -> None:
+@pytest.mark.parametrize(("options", "named"), [
+    ("--batch-size many", "--batch-size"),
+    ("--batch-sizes 3", "--batch-sizes"),
+    ("--head max", "--head"),
+    ("--out", "--out"),
+    # what a record refuses comes in the same form, from however deep
+    ("--batch-size 0", "error: --batch-size 0: expected a whole number from 1"),
+    ("--patience 0", "error: --patience 0: expected a whole number from 1"),
+    ("--epochs 0", "error: --epochs 0: expected a whole number from 1"),
+    ("--checkpoint-every -1", "error: --checkpoint-every -1: expected a whole number from 0"),
+    ("--learning-rate nan", "error: --learning-rate nan: expected a number, more than 0 and at most 1000"),
+    ("--devices 1 --processes 2", "error: --devices 1: expected at least 2, one for each process"),
+    ("--head concat --pooling instance_max", "error: --head concat: expected 'sum' with the pooling"),
+    ("--seed 4294967296", "error: --seed 4294967296: expected a whole number from 0 to 4294967295"),
+    ("--vary weather", "error: --vary weather: expected one or more of init, order, bags"),
+    ("--vary ,", "error: --vary ,: expected one or more"),
+    ("--out ''", "error: --out "),  # it would be the folder that one stands in
+    ("--out .", "error: --out .: expected the name of a folder"),
+    # by default each of several processes would make a folder of its own
+    ("--distributed", "error: --out None: expected the folder of the run, the same one for all processes"),
+    ("--coordinator a:1 --processes 2 --process-id 0", "error: --out None: expected the folder of the run"),
+])  # fmt: skip
+def test_refused_options(options, named, run_command):
     status, lines, seen = run_command(*shlex.split(options))
     assert status == 2 and seen == []
     assert named in " ".join(lines) and "Traceback" not in " ".join(lines)
@@ -136,7 +132,7 @@ def test_refused_options(options: str, named: str, run_command: Run) -> None:
 # ---- going on ----
 
 
-def test_resume_takes_the_options_of_the_run(run_command: Run, tmp_path: Path) -> None:
+def test_resume_takes_the_options_of_the_run(run_command, tmp_path):
     options = {"batch_size": 5, "rates": [0.1, 0.2], "head": "sum", "seed": 3, "gone": 1}
     content = {"format": FORMAT, "options": options, "data": {}, "paths": {"data_dir": "data"}}
     (tmp_path / "config.json").write_text(json.dumps(content))
@@ -159,14 +155,14 @@ def test_resume_takes_the_options_of_the_run(run_command: Run, tmp_path: Path) -
     ["[]", '{"format": 99, "options": {}, "data": {}}', '{"format": 2, "options": {}, "data": {}, "paths": 3}',
      '{"format": 2, "options": {}, "data": {}, "paths": {"data_dir": 3}}'],
 )  # fmt: skip
-def test_resume_of_what_cannot_be_read(content: str, run_command: Run, tmp_path: Path) -> None:
+def test_resume_of_what_cannot_be_read(content, run_command, tmp_path):
     (tmp_path / "config.json").write_text(content)
     status, lines, seen = run_command("--resume", "--out", str(tmp_path))
     assert status == 2 and seen == []
     assert len(lines) == 1 and lines[0].startswith("error: --r")
 
 
-def test_a_config_says_what_decides_and_what_does_not() -> None:
+def test_a_config_says_what_decides_and_what_does_not():
     """Every field in one of the two; and back again."""
     config = Config(seed=3, note="hello", rates=(0.2,), out=Path("run"), data=DataConfig(data_dir=Path("data")))
     options, how = settings(config)
@@ -181,22 +177,19 @@ def test_a_config_says_what_decides_and_what_does_not() -> None:
 # ---- starting JAX ----
 
 
-@pytest.mark.parametrize(
-    ("compute", "argument", "expected"),
-    [
-        ({"devices": 0}, "devices", "whole number from 1"),
-        ({"devices": 99}, "devices", "devices there are"),
-        ({"together": 0}, "together", "whole number from 1"),
-        ({"heartbeat": 0}, "heartbeat", "whole number from 1"),
-        ({"coordinator": "127.0.0.1:1"}, "coordinator", "together"),
-        ({"processes": 2}, "coordinator", "together"),
-        ({"process_id": 0}, "coordinator", "together"),
-        ({"coordinator": "127.0.0.1:1", "processes": 6, "process_id": 0}, "processes", "at most 5, the number of"),
-        ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": 2}, "process_id", "0 to 1"),
-        ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": -1}, "process_id", "0 to 1"),
-    ],
-)
-def test_options_that_do_not_go_together(compute: dict[str, Any], argument: str, expected: str) -> None:
+@pytest.mark.parametrize(("compute", "argument", "expected"), [
+    ({"devices": 0}, "devices", "whole number from 1"),
+    ({"devices": 99}, "devices", "devices there are"),
+    ({"together": 0}, "together", "whole number from 1"),
+    ({"heartbeat": 0}, "heartbeat", "whole number from 1"),
+    ({"coordinator": "127.0.0.1:1"}, "coordinator", "together"),
+    ({"processes": 2}, "coordinator", "together"),
+    ({"process_id": 0}, "coordinator", "together"),
+    ({"coordinator": "127.0.0.1:1", "processes": 6, "process_id": 0}, "processes", "at most 5, the number of"),
+    ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": 2}, "process_id", "0 to 1"),
+    ({"coordinator": "127.0.0.1:1", "processes": 2, "process_id": -1}, "process_id", "0 to 1"),
+])  # fmt: skip
+def test_options_that_do_not_go_together(compute, argument, expected):
     message = message_of(lambda: processes.start_jax(Compute(**compute), members=5))
     assert message.startswith(f"{argument} = ") and expected in message
 
@@ -210,7 +203,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def test_processes_are_joined(joined: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_are_joined(joined, monkeypatch):
     """By hand, or as the cluster says; one alone joins nobody."""
     processes.join_processes(Compute(), 5)
     assert joined == []
@@ -222,7 +215,7 @@ def test_processes_are_joined(joined: list[tuple[Any, ...]], monkeypatch: pytest
     assert "at most 5" in message_of(processes.join_processes, Compute(distributed=True), 5)
 
 
-def test_processes_that_cannot_be_joined(joined: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_cannot_be_joined(joined, monkeypatch):
     def fail(*args: Any, **options: Any) -> None:
         raise ValueError("nobody there\nand more")
 
@@ -233,7 +226,7 @@ def test_processes_that_cannot_be_joined(joined: list[tuple[Any, ...]], monkeypa
         assert "expected processes that can be joined (nobody there): give --coordinator ADDRESS:PORT" in message
 
 
-def test_devices_and_placement_follow_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_and_placement_follow_the_options(monkeypatch):
     """Each process makes its part of the devices."""
     default = processes.placement_of(Compute(), 3)
     assert default.devices == 2
@@ -248,7 +241,7 @@ def test_devices_and_placement_follow_the_options(monkeypatch: pytest.MonkeyPatc
         assert made == {"jax_num_cpu_devices": wanted}
 
 
-def test_a_lost_process_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_is_told_in_one_sentence(monkeypatch):
     """Where there are several; alone, the error is another one."""
     for error in (JaxRuntimeError("Gloo failed\nand more"), TimeoutError("waiting at barrier")):
         with pytest.raises(type(error)), processes.lost_processes():
@@ -261,7 +254,7 @@ def test_a_lost_process_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch)
         assert str(stop.value) == f"{processes.LOST_PROCESS} ({first_line}); {processes.LOST_REMEDY}"
 
 
-def test_where_jax_would_abort_the_process_says_why() -> None:
+def test_where_jax_would_abort_the_process_says_why():
     code = "import os; from mil_jax.run import processes; processes.say_why_on_abort(); os.abort()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -271,9 +264,7 @@ def test_where_jax_would_abort_the_process_says_why() -> None:
 # ---- the compilation cache ----
 
 
-def test_the_cache_is_in_the_users_folder_or_elsewhere_or_off(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:  # fmt: skip
+def test_the_cache_is_in_the_users_folder_or_elsewhere_or_off(monkeypatch, tmp_path):
     """One that cannot be made is an error where it is named; in the user's cache folder, it is done without."""
     monkeypatch.chdir(tmp_path)
     for choice, folder in (("auto", "user/mil_jax/compiled"), ("here", "here"), ("off", None)):
@@ -293,10 +284,9 @@ def test_the_cache_is_in_the_users_folder_or_elsewhere_or_off(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_sets_the_flag_and_a_second_ctrl_c_interrupts(number: int) -> None:
+def test_a_signal_sets_the_flag_and_a_second_ctrl_c_interrupts(number):
     """A cluster may ask twice; the handlers come back, also after an error, and the next run is not asked."""
-    handlers = lambda: [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]  # noqa: E731
-    before = handlers()
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(RunError), processes.stop_requests() as asked:
         assert not asked()
         os.kill(os.getpid(), number)
@@ -306,6 +296,6 @@ def test_a_signal_sets_the_flag_and_a_second_ctrl_c_interrupts(number: int) -> N
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         raise RunError("full")
-    assert handlers() == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     with processes.stop_requests() as asked:
         assert not asked()

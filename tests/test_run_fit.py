@@ -110,7 +110,7 @@ def notes(path: Path) -> list[str]:
 # ---- the trace ----
 
 
-def test_a_line_for_each_member_and_epoch_that_it_trained(recorded: Recorded, host_run: HostRun) -> None:
+def test_a_line_for_each_member_and_epoch_that_it_trained(recorded, host_run):
     """And recording changes no bit."""
     recorded.assert_equals(recorded.path, host_run.ensemble)
     lines = [json.loads(line, parse_constant=pytest.fail) for line in recorded.log.splitlines()]
@@ -136,9 +136,7 @@ def test_a_line_for_each_member_and_epoch_that_it_trained(recorded: Recorded, ho
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_resumed_is_as_if_not_stopped(
-    number: int, record: Record, recorded: Recorded, tmp_path: Path
-) -> None:
+def test_stopped_and_resumed_is_as_if_not_stopped(number, record, recorded, tmp_path):
     """Twice stopped: in epochs 2 and 4."""
     ask = partial(os.kill, os.getpid(), number)
     with pytest.raises(Interrupted) as first:
@@ -156,18 +154,13 @@ def test_stopped_and_resumed_is_as_if_not_stopped(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("every", "at", "note"),
-    [
-        (1, 4, "from the checkpoint of epoch 3"),  # killed when the lines were written and the checkpoint was not
-        (2, 4, "from the checkpoint of epoch 2"),
-        (1, 1, "no checkpoint yet: from the start"),
-        (1, 7, "from the checkpoint of epoch 6"),  # it came to its end, and nothing is left to train
-    ],
-)
-def test_a_killed_run_goes_on(
-    every: int, at: int, note: str, record: Record, recorded: Recorded, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("every", "at", "note"), [
+    (1, 4, "from the checkpoint of epoch 3"),  # killed when the lines were written and the checkpoint was not
+    (2, 4, "from the checkpoint of epoch 2"),
+    (1, 1, "no checkpoint yet: from the start"),
+    (1, 7, "from the checkpoint of epoch 6"),  # it came to its end, and nothing is left to train
+])  # fmt: skip
+def test_a_killed_run_goes_on(every, at, note, record, recorded, tmp_path):
     compute = dataclasses.replace(ONE, checkpoint_every=every)
     if at > 6:
         record(tmp_path, compute)
@@ -180,7 +173,7 @@ def test_a_killed_run_goes_on(
     assert notes(tmp_path)[-1] == note
 
 
-def test_a_stopped_run_keeps_where_it_stands(record: Record, host_run: HostRun, tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_where_it_stands(record, host_run, tmp_path):
     """Its best parameters, and a checkpoint, also in an epoch that has none otherwise."""
     with pytest.raises(Interrupted):
         record(tmp_path, dataclasses.replace(ONE, checkpoint_every=2), {3: stop})
@@ -188,16 +181,14 @@ def test_a_stopped_run_keeps_where_it_stands(record: Record, host_run: HostRun, 
     assert_same_bits(load_run(tmp_path).members.params, host_run.states[2].best_params)
 
 
-def test_without_checkpoints_there_is_nothing_to_go_on_from(
-    record: Record, recorded: Recorded, tmp_path: Path
-) -> None:  # fmt: skip
+def test_without_checkpoints_there_is_nothing_to_go_on_from(record, recorded, tmp_path):
     with pytest.raises(Interrupted) as stopped:
         record(tmp_path, dataclasses.replace(ONE, checkpoint_every=0), {2: stop})
     assert "--resume" not in str(stopped.value) and not (tmp_path / "progress").exists()
     recorded.assert_equals(tmp_path, record(tmp_path, GO_ON, {6: stop}))  # in the last epoch it is too late to stop
 
 
-def test_going_on_with_more_devices(record: Record, recorded: Recorded, tmp_path: Path) -> None:
+def test_going_on_with_more_devices(record, recorded, tmp_path):
     """Equal up to rounding: the program for two devices is another one."""
     with pytest.raises(Interrupted):
         record(tmp_path, ONE, {3: stop})

@@ -26,13 +26,10 @@ from mil_jax.run.folder import RunFolder, check_free, open_run
 from mil_jax.run.saved import load_finished, load_run
 
 CONFIG = {
-    "experiment": "test",
-    "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)},
-    "model": dataclasses.asdict(ModelConfig(hidden=(8, 4))),
-    "classes": ("negative", "positive"),
-    "instances": {"shape": (6,), "pixels": False},
-    "data": {"name": "bags", "content_hash": "abc"},
-}
+    "experiment": "test", "options": {"seed": 0, "learning_rate": 1e-3, "hidden": (8, 4)},
+    "model": dataclasses.asdict(ModelConfig(hidden=(8, 4))), "classes": ("negative", "positive"),
+    "instances": {"shape": (6,), "pixels": False}, "data": {"name": "bags", "content_hash": "abc"},
+}  # fmt: skip
 HOW = {"paths": {"data_dir": None}, "compute": {"devices": 2}}
 SUMMARY = {"members": [], "mean": {}, "standard_deviation": {}, "ensemble": {}, "seconds": {"total": 1.0}}
 
@@ -66,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- files ----
 
 
-def test_a_new_folder_holds_what_decides_the_results(run: RunFolder) -> None:
+def test_a_new_folder_holds_what_decides_the_results(run):
     assert contents(run.path).keys() == {".lock", "config.json", "log.txt"}
     config = json.loads((run.path / "config.json").read_text())
     assert config["format"] == saved.FORMAT
@@ -87,7 +84,7 @@ class HalfFigure:
     savefig = staticmethod(half_written)  # it fills the disk
 
 
-def test_a_file_is_complete_or_absent(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_complete_or_absent(run, monkeypatch):
     """A write that fails half way leaves no file, and where there was one, the old content."""
     run.write_json("summary.json", {"accuracy": 1.0})
     before = contents(run.path)
@@ -106,7 +103,7 @@ def test_a_file_is_complete_or_absent(run: RunFolder, monkeypatch: pytest.Monkey
     assert contents(run.path) == before
 
 
-def test_what_is_not_finite_becomes_null(run: RunFolder) -> None:
+def test_what_is_not_finite_becomes_null(run):
     content = {"numpy": np.float32(np.nan), "jax": jnp.array([1.0, jnp.inf]), "path": Path("runs"),
                "nested": [{"python": -float("inf")}, (np.int32(3), np.bool_(True))]}  # fmt: skip
     run.write_json("summary.json", content)
@@ -115,7 +112,7 @@ def test_what_is_not_finite_becomes_null(run: RunFolder) -> None:
     }  # fmt: skip
 
 
-def test_the_log_and_tables_and_arrays(run: RunFolder) -> None:
+def test_the_log_and_tables_and_arrays(run):
     """The same arrays give the same bytes: of any type and shape, with no axis and with no value."""
     run.log([{"epoch": 1, "loss": np.float32(0.5)}, {"epoch": 1, "loss": float("nan")}])
     run.log([{"epoch": 2, "loss": 0.25}])
@@ -138,7 +135,7 @@ def test_the_log_and_tables_and_arrays(run: RunFolder) -> None:
 # ---- who may use the folder ----
 
 
-def test_a_folder_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_had_is_refused(tmp_path):
     """A run or a file is in the way, nobody or not this user can make it, or its lock cannot be made."""
     begun(tmp_path / "run")
     assert "expected another folder, or to go on with this one by --resume" in message_of(begun, tmp_path / "run")
@@ -154,7 +151,7 @@ def test_a_folder_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"file": b"something"}
 
 
-def test_the_lock_is_given_back(tmp_path: Path) -> None:
+def test_the_lock_is_given_back(tmp_path):
     """At the end of a run, however it ends, even while its error is still at hand; Ctrl-C says what is kept."""
     with pytest.raises(RunError) as stop, open_run(tmp_path, CONFIG, HOW):  # an empty folder will do
         raise RunError("full")
@@ -173,7 +170,7 @@ def with_option(**options: Any) -> dict[str, Any]:
     return CONFIG | {"options": {**CONFIG["options"], **options}}
 
 
-def test_another_configuration_is_refused(run: RunFolder) -> None:
+def test_another_configuration_is_refused(run):
     for config, message in (
         (with_option(seed=1), "seed = 1: expected 0, with which the run was started"),
         (with_option(learning_rate=2e-3), "learning_rate = 0.002: expected 0.001"),
@@ -184,7 +181,7 @@ def test_another_configuration_is_refused(run: RunFolder) -> None:
         assert message in message_of(begun, run.path, config, resume=True)
 
 
-def test_a_run_that_has_ended_or_never_begun_or_is_old_is_refused(run: RunFolder) -> None:
+def test_a_run_that_has_ended_or_never_begun_or_is_old_is_refused(run):
     run.write_json("summary.json", {})
     assert "come to its end" in message_of(begun, run.path, resume=True)
     assert "there is none" in message_of(begun, run.path / "nothing", resume=True)
@@ -204,7 +201,7 @@ def parameters(members: int) -> dict[str, Any]:
     return {"encoder": {"Dense_0": {"kernel": kernel, "bias": np.zeros((members, 50), np.float32)}}}
 
 
-def test_members_come_back_bit_by_bit(run: RunFolder) -> None:
+def test_members_come_back_bit_by_bit(run):
     """From several devices, or after they have been written twice, and nothing is left of the first time."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("member",))
     run.write_members({"params": jax.device_put(parameters(4), NamedSharding(mesh, PartitionSpec("member")))})
@@ -212,8 +209,9 @@ def test_members_come_back_bit_by_bit(run: RunFolder) -> None:
     scaler = {name: np.ones((2, 6), np.float32) * value for name, value in (("mean", 0.1), ("factor", 3))}
     run.write_members({"params": parameters(2), "scaler": scaler})
     read = load_run(str(run.path))
-    as_bits = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf).view(np.uint32), tree)  # noqa: E731
-    assert_same_bits(as_bits(read.members.params), as_bits(parameters(2)))
+    assert_same_bits(
+        *(jax.tree.map(lambda x: np.asarray(x).view("u4"), y) for y in (read.members.params, parameters(2)))
+    )
     assert read.members.scaler is not None
     assert_same_bits(vars(read.members.scaler), scaler)
     assert read.summary is None and read.class_names == CONFIG["classes"]
@@ -237,7 +235,7 @@ def copy(whole_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_run, tmp_path / "copy"))
 
 
-def test_what_a_run_left(copy: Path) -> None:
+def test_what_a_run_left(copy):
     finished = load_finished(str(copy))
     assert finished.config["options"]["seed"] == 0
     assert (finished.log, finished.summary.seconds) == ([{"epoch": 1, "member": 0, "loss": 0.5}], {"total": 1.0})
@@ -312,9 +310,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("load", "harm", "message"), DAMAGE)
-def test_a_damaged_run_is_refused(
-    load: Callable[[Path], Any], harm: Callable[[Path], Any], message: str, copy: Path
-) -> None:
+def test_a_damaged_run_is_refused(load, harm, message, copy):
     harm(copy)
     before = contents(copy)
     assert message in message_of(load, copy)
@@ -350,17 +346,17 @@ def newest(run: RunFolder) -> list[Path]:
     return sorted((path for path in (run.path / "progress").iterdir() if path.name.isdigit()), reverse=True)
 
 
-def assert_goes_on_from(run: RunFolder, epoch: int) -> None:
-    """With the members of that epoch, and the log up to it."""
+def assert_goes_on_from(run: RunFolder, *logged: int) -> None:
+    """With the members of the last of these epochs, and the log of them all."""
     loaded = run.load_progress(LIKE)
-    assert loaded is not None and loaded[0] == epoch
-    assert_same_bits(loaded[1], progress_of(epoch))
-    assert saved.read_log(run.path)[-1] == {"epoch": epoch}
+    assert loaded is not None and loaded[0] == logged[-1]
+    assert_same_bits(loaded[1], progress_of(logged[-1]))
+    assert saved.read_log(run.path) == [{"epoch": epoch} for epoch in logged]
 
 
-def test_going_on_from_the_newest_of_those_that_are_kept(killed: RunFolder) -> None:
+def test_going_on_from_the_newest_of_those_that_are_kept(killed):
     assert checkpoints.KEPT == 3 and [path.name for path in newest(killed)] == ["000005", "000004", "000003"]
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
     killed.drop_progress()
     killed.drop_progress()
     assert not (killed.path / "progress").exists()
@@ -378,21 +374,21 @@ def shorten(path: Path, by: int = 2) -> None:
     [shorten, lambda path: shorten(path, 10**9), damage_array, remove("state"), remove("_CHECKPOINT_METADATA")],
     ids=["shortened", "emptied", "a byte changed", "arrays deleted", "metadata deleted"],
 )
-def test_a_damaged_checkpoint_is_passed_over(killed: RunFolder, harm: Callable[[Path], Any]) -> None:
+def test_a_damaged_checkpoint_is_passed_over(killed, harm):
     harm(newest(killed)[0])
-    assert_goes_on_from(killed, 4)
+    assert_goes_on_from(killed, 1, 2, 3, 4)
     last = (killed.path / "log.txt").read_text().splitlines()[-1]
     assert "checkpoint 000005 is damaged" in last and "looking for the one before it" in last
     killed.log([{"epoch": 5}])
     killed.save_progress(5, progress_of(5))
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
 
 
-def test_a_log_that_lost_its_end_is_not_filled_up(killed: RunFolder) -> None:
+def test_a_log_that_lost_its_end_is_not_filled_up(killed):
     """As after a power cut: the checkpoint whose lines are still there is taken, and without one the start."""
     lines = (killed.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (killed.path / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + b'{"ep')
-    assert_goes_on_from(killed, 3)
+    assert_goes_on_from(killed, 1, 2, 3)
     assert "metrics.jsonl is shorter" in (killed.path / "log.txt").read_text()
     for path in newest(killed):
         shorten(path)
@@ -401,7 +397,7 @@ def test_a_log_that_lost_its_end_is_not_filled_up(killed: RunFolder) -> None:
     assert (killed.path / "log.txt").read_text().count("is damaged") == 5
 
 
-def test_a_checkpoint_of_another_run_is_refused(killed: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(killed, tmp_path):
     with open_run(tmp_path / "other", with_option(seed=1), HOW) as other:
         shutil.copytree(killed.path / "progress", other.path / "progress")
         shutil.copy(killed.path / "metrics.jsonl", other.path)
@@ -414,7 +410,7 @@ def test_a_checkpoint_of_another_run_is_refused(killed: RunFolder, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(killed, number, monkeypatch):
     def fail(*args: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -428,16 +424,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed: RunFolder, number: int, m
         for append in (lambda: killed.log([{"epoch": 6}]), lambda: killed.note("hello")):
             with pytest.raises(RunError, match="cannot be written"):
                 append()
-    assert_goes_on_from(killed, 5)
+    assert_goes_on_from(killed, 1, 2, 3, 4, 5)
 
 
-# What a process does with a disk that fills up: no file may grow beyond 300 kB, which Orbax meets outside Python.
-FULL_DISK = """
+# What a second process does with a folder that the first one has open, and then with a disk that fills up:
+# no file may grow beyond 300 kB, which Orbax meets in its own code, outside Python.
+SECOND_PROCESS = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_run_folder as t
-with t.open_run(Path(sys.argv[2]), t.CONFIG, t.HOW) as run:
+print(t.message_of(t.begun, Path(sys.argv[2]), resume=True))
+with t.open_run(Path(sys.argv[3]), t.CONFIG, t.HOW) as run:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     for epoch in (1, 5, 20):
         run.log([{"epoch": epoch}])
@@ -448,11 +446,14 @@ with t.open_run(Path(sys.argv[2]), t.CONFIG, t.HOW) as run:
 """
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, str(Path(__file__).parent), str(tmp_path)]
+def test_a_second_process_is_refused_and_a_disk_that_is_really_full(run, tmp_path):
+    full = tmp_path / "full"
+    command = [sys.executable, "-c", SECOND_PROCESS, str(Path(__file__).parent), str(run.path), str(full)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{tmp_path / 'progress'} cannot be written")
-    assert done.stdout.endswith("what was written before is whole: make room, then go on with --resume\n")
-    with open_run(tmp_path, CONFIG, HOW, resume=True) as run:
-        assert_goes_on_from(run, 5)
+    refused, message = done.stdout.splitlines()
+    assert "another process is running in it" in refused
+    assert message.startswith(f"{full / 'progress'} cannot be written")
+    assert message.endswith("what was written before is whole: make room, then go on with --resume")
+    with open_run(full, CONFIG, HOW, resume=True) as resumed:
+        assert_goes_on_from(resumed, 1, 5)

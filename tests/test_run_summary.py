@@ -4,7 +4,6 @@ The bags are of features, of three classes and of several sizes.
 """
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -12,7 +11,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_same_bits, commands_here, message_of
+from conftest import assert_same_bits, message_of, rows_of
 
 import mil_jax as mil
 from mil_jax.errors import RunError
@@ -51,10 +49,7 @@ CONFIG = mil.RunConfig(
 PROBLEM = mil.Problem("tissue", mil.Splits(bags_of(1), bags_of(2), bags_of(3)), CLASSES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with commands_here(tmp_path_factory.mktemp("cache"), quick=True):
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def run(out: Path, rates: tuple[float, ...] = (), **changes: Any) -> str:
@@ -79,11 +74,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return Path(shutil.move(folder / "run", folder / "moved")), printed
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 FIGURES = {"attention_statistics", "confusion_matrix", "learning_curves", "reliability", "reliability_of_members"}
 FILES = {
     "config.json", "metrics.jsonl", "metrics.csv", "summary.json", "members.csv", "attention.npz", "report.html",
@@ -91,7 +81,7 @@ FILES = {
 }  # fmt: skip
 
 
-def test_the_folder_is_complete(whole: tuple[Path, str]) -> None:
+def test_the_folder_is_complete(whole):
     """And says what the bags were, in the words of whoever made them."""
     path, printed = whole
     assert {file.name for file in path.iterdir()} == FILES
@@ -104,7 +94,7 @@ def test_the_folder_is_complete(whole: tuple[Path, str]) -> None:
         assert name in printed and name in page
 
 
-def test_loaded_from_elsewhere_it_predicts_the_same(whole: tuple[Path, str]) -> None:
+def test_loaded_from_elsewhere_it_predicts_the_same(whole):
     """The standardiser is part of the run: without it, a feature of a million would decide everything."""
     loaded, arrays = mil.load_run(whole[0]), load_finished(whole[0]).arrays
     assert loaded.class_names == CLASSES and loaded.members.scaler is not None
@@ -115,9 +105,7 @@ def test_loaded_from_elsewhere_it_predicts_the_same(whole: tuple[Path, str]) -> 
     assert loaded.summary and loaded.summary.ensemble["test_accuracy"] > 0.6
 
 
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(
-    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
     out, text = tmp_path / "run", screen.losses_text
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="log of 1 epochs"):
         patch.setattr(run_fit, "losses_text", lambda info: os.kill(os.getpid(), signal.SIGTERM) or text(info))
@@ -136,7 +124,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(
 # ---- members that diverge ----
 
 
-def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path: Path) -> None:
+def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path):
     printed = run(tmp_path / "run", rates=(0.02, 1e30), report=False)
     summary, arrays = load_finished(tmp_path / "run").summary, load_finished(tmp_path / "run").arrays
     good, gone = summary.members
@@ -153,7 +141,7 @@ def test_a_member_that_diverged_is_named_and_counts_nowhere(tmp_path: Path) -> N
     assert f"warning: Member 1: {DIVERGED}" in printed
 
 
-def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path: Path) -> None:
+def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path):
     with pytest.raises(RunError, match=r"training diverged in all members; .* try a lower learning rate"):
         run(tmp_path / "run", rates=(1e30, 1e30))
     finished = load_finished(tmp_path / "run")
@@ -164,7 +152,7 @@ def test_where_all_diverged_the_folder_is_complete_and_the_run_fails(tmp_path: P
 # ---- what a summary says ----
 
 
-def test_only_so_many_members_are_shown_and_warnings_name_theirs() -> None:
+def test_only_so_many_members_are_shown_and_warnings_name_theirs():
     rows = [{"seed": i, "test_loss": 0.5, "warnings": ["Odd."] if i else []} for i in range(3)]
     summary = Summary(rows, {"test_loss": 0.5}, {}, {})
     table = summary.results_table(2)
@@ -179,7 +167,7 @@ def test_only_so_many_members_are_shown_and_warnings_name_theirs() -> None:
 # ---- the screen ----
 
 
-def test_the_stopwatch_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stopwatch_adds_up(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 10.0, 14.0, 20.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     watch = screen.Stopwatch()
@@ -190,9 +178,7 @@ def test_the_stopwatch_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.read() == {"plots": 6.0, "compile": 0.5, "total": 20.0}
 
 
-def test_the_screen_is_plain_where_there_is_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_screen_is_plain_where_there_is_no_terminal(capsys, monkeypatch):
     rows = [("train", 1000, 0.12345, True), ("test", 20, float("nan"), "sum")]
     screen.print_table(Table("Results", ("set", "bags", "loss", "more"), rows, "A caption"))
     with screen.epoch_progress(20) as show:

@@ -124,7 +124,7 @@ def test_sizes_follow_the_normal_law():
 
 
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_ragged_bags_hold_what_they_say(share: float | None):
+def test_ragged_bags_hold_what_they_say(share):
     bags = by_size(positive_class=0, positive_share=share)
     sizes = sizes_of(bags)
     assert len(set(sizes.tolist())) > 1 and bags.slots == sizes.max()
@@ -150,26 +150,23 @@ def test_bags_of_a_label_are_uniform_over_all_bags_of_that_label():
 # ---- what cannot be drawn ----
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"count": 0}, "count = 0: expected a whole number from 1"),
-        ({"bag_size": 0}, "bag_size = 0: expected a whole number from 1"),
-        ({"bag_size": 41}, "bag_size = 41: expected 1 to 40, the size of the pool"),
-        ({"among": np.arange(5), "bag_size": 6}, "bag_size = 6: expected 1 to 5"),
-        ({"size_variance": -1.0}, "size_variance = -1.0: expected a number, at least 0"),
-        ({"size_variance": float("nan")}, "size_variance = nan: expected a number"),
-        ({"positive_share": 1.5}, "positive_share = 1.5: expected a number, at least 0 and at most 1"),
-        ({"positive_share": 0.5, "bag_size": 37}, "bag_size = 37: expected 1 to 36, the negative instances"),
-        ({"positive_class": 12}, "positive_class = 12: expected one of the classes of the data, 0, 1, 2, 3,"),
-        ({"positive_class": -1}, "positive_class = -1: expected a whole number from 0"),
-        ({"among": np.arange(3, 6)}, "positive_class = 1: expected one of the classes of the data, 3, 4, 5"),
-        ({"among": np.array([1, 2, 1, 11])}, "among = '1 repeated rows': expected each row once"),
-        ({"among": np.array([1, -1, 2])}, "among = -1: expected rows 0 to 39"),
-        ({"among": np.array([1, 40, 2])}, "among = 40: expected rows 0 to 39"),
-        ({"instances": np.zeros((41, 1)), "among": np.arange(5)}, "classes = (40,): expected one for each of the 41"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"count": 0}, "count = 0: expected a whole number from 1"),
+    ({"bag_size": 0}, "bag_size = 0: expected a whole number from 1"),
+    ({"bag_size": 41}, "bag_size = 41: expected 1 to 40, the size of the pool"),
+    ({"among": np.arange(5), "bag_size": 6}, "bag_size = 6: expected 1 to 5"),
+    ({"size_variance": -1.0}, "size_variance = -1.0: expected a number, at least 0"),
+    ({"size_variance": float("nan")}, "size_variance = nan: expected a number"),
+    ({"positive_share": 1.5}, "positive_share = 1.5: expected a number, at least 0 and at most 1"),
+    ({"positive_share": 0.5, "bag_size": 37}, "bag_size = 37: expected 1 to 36, the negative instances"),
+    ({"positive_class": 12}, "positive_class = 12: expected one of the classes of the data, 0, 1, 2, 3,"),
+    ({"positive_class": -1}, "positive_class = -1: expected a whole number from 0"),
+    ({"among": np.arange(3, 6)}, "positive_class = 1: expected one of the classes of the data, 3, 4, 5"),
+    ({"among": np.array([1, 2, 1, 11])}, "among = '1 repeated rows': expected each row once"),
+    ({"among": np.array([1, -1, 2])}, "among = -1: expected rows 0 to 39"),
+    ({"among": np.array([1, 40, 2])}, "among = 40: expected rows 0 to 39"),
+    ({"instances": np.zeros((41, 1)), "among": np.arange(5)}, "classes = (40,): expected one for each of the 41"),
+])  # fmt: skip
 def test_a_draw_that_cannot_be_made_is_refused(changes, message):
     # The tests' own type checker would refuse some first; a user has none.
     with pytest.MonkeyPatch.context() as patch:
@@ -225,8 +222,10 @@ def test_validation_and_test_bags_share_no_instance():
 
 
 def test_splits_depend_on_the_key_and_each_on_its_own_count():
-    draw = lambda seed, *counts: sample_splits(jax.random.key(seed), digits(), BagsConfig(3, 0.0, 1, None, *counts))  # noqa: E731
-    first, second, other = draw(1, 50, 50, 300), draw(1, 50, 300, 300), draw(2, 50, 50, 300)
+    first, second, other = (
+        sample_splits(jax.random.key(seed), digits(), BagsConfig(3, 0.0, 1, None, 50, val_bags, 300))
+        for seed, val_bags in ((1, 50), (1, 300), (2, 50))
+    )
     assert [len(bags.label) for bags in second] == [50, 300, 300]
     assert_same_bits((first.train, first.test), (second.train, second.test))
     assert len(np.unique(second.val.rows)) == len(np.unique(second.test.rows)) == 40, "halves"

@@ -1,59 +1,43 @@
-"""The experiments with repeats as a user runs them, small: tables, figures, what they refuse."""
+"""The experiments on folds and repeats, small: tables and figures; test_experiments has what they refuse."""
 
 import contextlib
-import csv
 import importlib
 import io
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import commands_here
+from conftest import rows_of
 from PIL import Image
 
-from mil_jax.errors import InputError, RunError
+from mil_jax.arrays import bags_from_arrays
+from mil_jax.errors import InputError
 from mil_jax.model import Prediction
-from mil_jax.protocols import Folds, judge_folds
-from mil_jax.run import cli
+from mil_jax.protocols import Folds, judge_folds, split_bags
 from mil_jax.run.study import print_rows, summary_row
-from mil_jax.sampling import BagsConfig
 from mil_jax.training import FitConfig
 
 classic: Any = importlib.import_module("classic_benchmarks")
 colon: Any = importlib.import_module("colon")
 paper: Any = importlib.import_module("paper_mnist_bags")
-sweep: Any = importlib.import_module("sweep")
-spread: Any = importlib.import_module("seed_spread")
 
 TINY = {"hidden": (8,), "attention_units": 4}
 QUICK = {
     **TINY, "datasets": ("stand_in",), "fit": FitConfig(epochs=12, patience=20),
     "hyper": classic.HyperConfig(learning_rate=0.02, l2=None, class_weights=False, standardize=True),
 }  # fmt: skip
-FEW = BagsConfig(train_bags=20, val_bags=20, test_bags=20)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A user's cache folder, in which the compiled programs of all runs are kept; programs compile in less time."""
-    with commands_here(tmp_path_factory.mktemp("cache"), quick=True):
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
     """Rows of results.csv, the folder, and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
         out = script.main(script.Config(**options))
-    with (out / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file)), out, screen.getvalue()
-
-
-def summary_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "summary.json").read_text(), parse_constant=pytest.fail)
+    return rows_of(out / "results.csv"), out, screen.getvalue()
 
 
 def test_classic_benchmarks(tables: Path, tmp_path: Path) -> None:
@@ -122,28 +106,6 @@ def test_colon(tissue: Path, tmp_path: Path) -> None:
         assert np.ptp(np.asarray(image.convert("L"))) > 100
 
 
-def test_sweep(tmp_path: Path) -> None:
-    """A point whose seeds diverge is named, in no mean, and never the best."""
-    options = {"learning_rates": (1e-3,), "l2": (0.01, 3e38), "members": 2, "bags": FEW, "fit": FitConfig(2)}
-    rows, out, screen = run(sweep, **options, one_by_one=True, out=tmp_path / "run")
-    assert [row["diverged"] for row in rows] == ["0", "2"]
-    assert rows[1]["val_loss"] == rows[1]["test_accuracy"] == ""
-    summary = summary_of(out)
-    assert summary["chosen"]["l2"] == 0.01 and summary["seconds"]["one_by_one"] > 0
-    assert "warning: learning rate 0.001, L2 3e+38: 2 seeds diverged" in screen and "nan" not in screen
-    with pytest.raises(RunError, match="diverged at all points"):
-        run(sweep, **options | {"l2": (3e38,)}, out=tmp_path / "all")
-
-
-def test_seed_spread(tmp_path: Path) -> None:
-    """Each ensemble has a run folder; what is the same for all members makes no spread."""
-    rows, out, _ = run(spread, members=2, vary=("order", "bags"), bags=FEW, fit=FitConfig(1), out=tmp_path / "run")
-    assert {row["varied"] for row in rows} == {"order", "bags"} and len(rows) == 2 * len(spread.SCORES)
-    assert all(float(row["low"]) <= float(row["standard_deviation"]) + 1e-9 for row in rows)
-    for name in ("order", "bags"):
-        assert len(summary_of(out / name)["members"]) == 2
-
-
 # ---- rows ----
 
 
@@ -156,9 +118,6 @@ def test_no_error_is_shown_where_there_is_none(capsys: pytest.CaptureFixture[str
 
 def test_folds_are_put_together_bag_by_bag() -> None:
     """Two repeats of two folds; the score of a bag is 0.1 times its number plus 0.01 times its member's."""
-    from mil_jax.arrays import bags_from_arrays
-    from mil_jax.protocols import split_bags
-
     bags = bags_from_arrays([np.ones((1, 2), np.float32)] * 5, [0, 0, 1, 1, 1])
     test = np.array([[0, 3, -1], [1, 2, 4], [2, 0, 1], [4, 3, -1]])
     folds = Folds(test, test, test)
@@ -170,42 +129,6 @@ def test_folds_are_put_together_bag_by_bag() -> None:
     assert not crossed.called.any() and crossed.called_by_choice.mean() > 0.5  # at thresholds that suit the scores
     assert crossed.right.tolist() == [1, 1, 0, 0, 0]
     assert crossed.scores()["accuracy"].tolist() == [0.4, 0.4] and crossed.scores()["auc"].tolist() == [1, 1]
-
-
-# ---- what they refuse ----
-
-DATA = ["--data-dir", "TABLES"]
-
-
-@pytest.mark.parametrize(
-    ("script", "options", "message"),
-    [
-        (classic, [], "--data-dir None: expected"),
-        (classic, [*DATA, "--datasets", "musk9"], "dataset musk9: expected"),
-        (classic, [*DATA, "--repeats", "0"], "--repeats 0: expected"),
-        (classic, [*DATA, "--datasets", "stand_in", "--folds", "1"], "--folds 1: expected"),
-        (classic, [*DATA, "--datasets", "stand_in", "--resume"], "--resume True: expected another folder"),
-        (classic, [*DATA, "--learning-rate", "nan"], "--learning-rate nan: expected"),
-        (colon, [], "--data-dir None: expected"),
-        (paper, ["--mean-sizes", "7"], "--mean-sizes 7: expected"),
-        (paper, ["--train-bags", "1"], "--train-bags 1: expected"),
-        (sweep, ["--learning-rates", "nan"], "--learning-rates nan: expected"),
-        (sweep, ["--l2", "-1"], "--l2 -1.0: expected"),
-        (spread, ["--dataset", "foo"], "--dataset foo: expected"),
-        (spread, ["--vary", "weather"], "--vary weather: expected"),
-        (spread, ["--members", "1"], "--members 1: expected"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_run_is_refused_and_leaves_no_folder(
-    script: Any, options: list[str], message: str, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = [str(tables) if word == "TABLES" else word for word in options]
-    monkeypatch.setattr(sys, "argv", ["script.py", *words, "--out", str(tmp_path / "run")])
-    with contextlib.redirect_stderr(io.StringIO()) as screen, pytest.raises(SystemExit) as stop:
-        cli.command(script.Config, script.main, script.__doc__)
-    assert stop.value.code == 2 and screen.getvalue().startswith(f"error: {message}"), screen.getvalue()
-    assert not any(tmp_path.iterdir())
 
 
 def test_an_empty_folder_name_is_refused() -> None:

@@ -73,7 +73,7 @@ def read(run: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return json.loads(done.stdout)
 
 
-def test_the_scalars_of_every_epoch_and_member(run: FinishedRun, read: dict[str, Any]) -> None:
+def test_the_scalars_of_every_epoch_and_member(run, read):
     assert set(read) == {"mean", "member_000", "member_001"}
     for member in range(2):
         expected = [(line["epoch"], line["val_loss"]) for line in run.log if line["member"] == member]
@@ -85,7 +85,7 @@ def test_the_scalars_of_every_epoch_and_member(run: FinishedRun, read: dict[str,
     assert read["mean"]["scalars"]["undefined"] == [[1, 0.5], [2, 0.5], [3, 0.5]]
 
 
-def test_the_histograms(run: FinishedRun, read: dict[str, Any]) -> None:
+def test_the_histograms(run, read):
     weight = run.arrays["attention"]
     for member, best_epoch in ((0, 2), (1, 1)):
         for name, values in (
@@ -101,15 +101,13 @@ def test_the_histograms(run: FinishedRun, read: dict[str, Any]) -> None:
     assert value.histo.num == 0 and list(value.histo.bucket) == [0, 0]
 
 
-def test_the_figures(run: FinishedRun, read: dict[str, Any]) -> None:
+def test_the_figures(run, read):
     [(step, width, height, content)] = read["mean"]["images"]["figures/some_figure"]
     assert (step, width, height) == (3, 31, 17)
     assert bytes.fromhex(content) == (run.path / "figures" / "some_figure.png").read_bytes()
 
 
-def test_the_same_run_gives_the_same_bytes_and_needs_the_package(
-    run: FinishedRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_run_gives_the_same_bytes_and_needs_the_package(run, monkeypatch):
     """However often it is written, nothing is repeated."""
     assert tensorboard.event_files(run) == tensorboard.event_files(run)
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)

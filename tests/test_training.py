@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FEW_OPTIMISATIONS, HostRun, assert_close, assert_same_bits, hyper_of, member, message_of
+from conftest import HostRun, assert_close, assert_same_bits, hyper_of, in_double, member, numpy_forward
+from conftest import quick_jit as jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -18,44 +19,14 @@ from mil_jax import buckets, training
 from mil_jax.bags import Bags, gather, mark_absent, pad
 from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import Hyper
-from mil_jax.training import (
-    Batch,
-    EpochInfo,
-    FitConfig,
-    FitState,
-    StepInfo,
-    TrainState,
-    Validation,
-    advance,
-    batch_loss,
-    blank_info,
-    epoch_order,
-    fit,
-    has_stopped,
-    init_fit,
-    member_key,
-    predict_member,
-    train_epoch,
-    train_step,
-    validate,
-)
+from mil_jax.training import FitConfig, FitState, TrainState, epoch_order, train_step
 
-# ---- the model, its loss and Adam once more, in NumPy: in double precision, or complex ----
+# ---- the loss and Adam once more, in NumPy: in double precision, or complex ----
 
 
 def numpy_output(params: Any, bags: Bags, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [C] and attention [n] of the bag at `i`, of which empty slots are left out."""
-    held = np.asarray(bags.mask)[i]
-    hidden = np.asarray(bags.pool, np.float64)[np.asarray(bags.rows)[i][held]]
-    for layer in ("Dense_0", "Dense_1"):
-        hidden = hidden @ params["encoder"][layer]["kernel"] + params["encoder"][layer]["bias"]
-        hidden = np.where(hidden.real > 0, hidden, 0)
-    V, U, w = (params["pooling"][name]["kernel"] for name in "VUw")
-    scores = (np.tanh(hidden @ V) / (1 + np.exp(-hidden @ U)) @ w)[:, 0]
-    attention = np.exp(scores) / np.exp(scores).sum()
-    weighted, head = attention[:, None] * hidden, params["head"]
-    joined = weighted.ravel() if len(head["kernel"]) == weighted.size else weighted.sum(axis=0)
-    return joined @ head["kernel"] + head["bias"], attention
+    """Logits [C] and attention [K] of the bag at `i`."""
+    return numpy_forward(params, np.asarray(bags.pool)[np.asarray(bags.rows)[i]], np.asarray(bags.mask)[i])
 
 
 def numpy_loss(params: Any, bags: Bags, index: Any, class_weight: Any, l2: float) -> Any:
@@ -99,24 +70,18 @@ def numpy_adam(losses: list[Callable[[Any], Any]], params: Any, rate: float) -> 
     return jax.tree.unflatten(structure, leaves)
 
 
-def in_double(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-
-
 # ---- shared, compiled once ----
-
-jit = partial(jax.jit, compiler_options=FEW_OPTIMISATIONS)
 
 
 @pytest.fixture(scope="module")
 def state(concat_model: MIL, host_run: HostRun) -> FitState:
     """The second member of `host_run`, before its first epoch."""
-    return jit(lambda keys: init_fit(concat_model, keys, 3, (6,)))(member(host_run.keys, 1))
+    return jit(lambda keys: training.init_fit(concat_model, keys, 3, (6,)))(member(host_run.keys, 1))
 
 
 @pytest.fixture(scope="module")
 def sum_state(sum_model: MIL) -> FitState:
-    return jit(lambda key: init_fit(sum_model, member_key(key), 5, (6,)))(jax.random.key(6))
+    return jit(lambda key: training.init_fit(sum_model, training.member_key(key), 5, (6,)))(jax.random.key(6))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +103,7 @@ def adam(state: TrainState) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["concat", "sum"])
-def test_loss_is_that_of_a_calculation_by_hand(kind: str, request: pytest.FixtureRequest) -> None:
+def test_loss_is_that_of_a_calculation_by_hand(kind, request):
     names = ("train_bags", "state", "step") if kind == "concat" else ("ragged_bags", "sum_state", "sum_step")
     bags, start, run = (request.getfixturevalue(name) for name in names)
     held = [2, 3, 5, 9]
@@ -152,7 +117,7 @@ def test_loss_is_that_of_a_calculation_by_hand(kind: str, request: pytest.Fixtur
     assert int(right) == (np.array(predicted) == label).sum()
 
 
-def test_l2_touches_only_v_u_and_w(state: FitState, train_bags: Bags, step: Callable[..., Any]) -> None:
+def test_l2_touches_only_v_u_and_w(state, train_bags, step):
     """Without a cross-entropy the gradient of V, U and w is 2 * l2 times them, and 0 elsewhere."""
     taken, _ = step(hyper_of(0.0, 0.3, (0, 0)), train_bags, state.train, jnp.arange(5), jnp.ones(5, bool))
     gradient = jax.tree.map(lambda moment: moment / (1 - 0.9), adam(taken).mu)
@@ -161,18 +126,20 @@ def test_l2_touches_only_v_u_and_w(state: FitState, train_bags: Bags, step: Call
     assert_close(gradient, expected)
 
 
-def test_without_l2_is_with_an_l2_of_zero(state: FitState, train_bags: Bags, step: Callable[..., Any]) -> None:
+def test_without_l2_is_with_an_l2_of_zero(state, train_bags, step):
     given = train_bags, state.train, jnp.arange(5), jnp.ones(5, bool)
     none, zero = (step(hyper_of(l2=l2), *given) for l2 in (None, 0.0))
     assert_close(none, zero)
 
 
-def test_gradients_of_the_loss(sum_model: MIL, sum_state: FitState, ragged_bags: Bags) -> None:
+def test_gradients_of_the_loss(sum_model, sum_state, ragged_bags):
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), sum_state.train.params)
         view = jax.tree.map(lambda leaf: leaf[:5], ragged_bags.view)
-        batch = Batch(gather(ragged_bags.pool, view.rows), view.mask, jnp.asarray(view.label), jnp.arange(5) < 4)
-        loss = jax.jit(lambda p: batch_loss(p, sum_model, hyper_of(0.0, 0.07, (0.6, 3.0)), batch)[0])
+        batch = training.Batch(
+            gather(ragged_bags.pool, view.rows), view.mask, jnp.asarray(view.label), jnp.arange(5) < 4
+        )
+        loss = jax.jit(lambda p: training.batch_loss(p, sum_model, hyper_of(0.0, 0.07, (0.6, 3.0)), batch)[0])
         check_grads(loss, (params,), order=1, modes=["rev"])
 
 
@@ -180,9 +147,7 @@ def test_gradients_of_the_loss(sum_model: MIL, sum_state: FitState, ragged_bags:
 
 
 @pytest.mark.parametrize(("scale", "decay"), [(1.0, None), (1e-6, None), (1.0, 0.3)])
-def test_train_step_is_that_of_a_numpy_adam(
-    scale: float, decay: float | None, state: FitState, train_bags: Bags, step: Callable[..., Any]
-) -> None:
+def test_train_step_is_that_of_a_numpy_adam(scale, decay, state, train_bags, step):
     """Three steps, the last on a partial batch; at the small scale epsilon decides their length."""
     weight, l2 = np.array([0.6, 3.0]) * scale, 0.05 * scale
     hyper = hyper_of(0.02, l2, weight.tolist(), weight_decay=None if decay is None else jnp.float32(decay))
@@ -200,16 +165,9 @@ def test_train_step_is_that_of_a_numpy_adam(
     assert_close(taken.params, numpy_adam(losses, in_double(state.train.params), 0.02))
 
 
-@pytest.fixture(scope="module")
-def noisy_step() -> Callable[..., Any]:
-    """Of `sum_model` with dropout."""
-    model = build(ModelConfig(hidden=(8, 4), attention_units=5, head="sum", dropout=0.3))
-    return jit(partial(train_step, model))
-
-
-def test_dropout_is_decided_by_the_key_and_the_step(
-    sum_state: FitState, ragged_bags: Bags, quick_hyper: Hyper, sum_step: Callable[..., Any], noisy_step: Any
-) -> None:
+def test_dropout_is_decided_by_the_key_and_the_step(sum_state, ragged_bags, quick_hyper, sum_step):
+    config = ModelConfig(hidden=(8, 4), attention_units=5, head="sum", dropout=0.3)
+    noisy_step = jit(partial(train_step, build(config)))
     given = quick_hyper, ragged_bags, sum_state.train, jnp.arange(5), jnp.ones(5, bool)
     later = (*given[:2], dataclasses.replace(sum_state.train, step=jnp.int32(1)), *given[3:])
     key, other = jax.random.split(jax.random.key(0))
@@ -220,9 +178,7 @@ def test_dropout_is_decided_by_the_key_and_the_step(
     assert_close(noisy_step(*given), sum_step(*given))
 
 
-def test_augmentation_reaches_the_step_and_nothing_else(
-    sum_model: MIL, sum_state: FitState, ragged_bags: Bags, quick_hyper: Hyper, sum_step: Callable[..., Any]
-) -> None:
+def test_augmentation_reaches_the_step_and_nothing_else(sum_model, sum_state, ragged_bags, quick_hyper, sum_step):
     """An augmentation that blots everything out is as if there were nothing in the pool."""
     blotted = sum_model.clone(augment=lambda key, instances: jnp.zeros_like(instances))
     at, blank = (jnp.arange(5), jnp.ones(5, bool)), Bags(np.zeros_like(ragged_bags.pool), ragged_bags.view)
@@ -232,12 +188,10 @@ def test_augmentation_reaches_the_step_and_nothing_else(
         sum_step(quick_hyper, blank, sum_state.train, *at),
     )
     given = sum_state.train.params, None, ragged_bags
-    assert_close(predict_member(blotted, *given), predict_member(sum_model, *given))
+    assert_close(training.predict_member(blotted, *given), training.predict_member(sum_model, *given))
 
 
-def test_slots_that_only_fill_a_batch_have_no_influence(
-    state: FitState, train_bags: Bags, quick_hyper: Hyper, step: Callable[..., Any]
-) -> None:
+def test_slots_that_only_fill_a_batch_have_no_influence(state, train_bags, quick_hyper, step):
     valid = jnp.array([True, True, True, False, False])
     one = step(quick_hyper, train_bags, state.train, jnp.array([0, 1, 2, 3, 4]), valid)
     other = step(quick_hyper, train_bags, state.train, jnp.array([0, 1, 2, 9, 2]), valid)
@@ -248,7 +202,7 @@ def test_slots_that_only_fill_a_batch_have_no_influence(
 
 
 @pytest.mark.parametrize(("bag_count", "batch_size"), [(3, 4), (8, 4)])
-def test_an_order_visits_every_bag_exactly_once(bag_count: int, batch_size: int) -> None:
+def test_an_order_visits_every_bag_exactly_once(bag_count, batch_size):
     steps = -(-bag_count // batch_size)
     draw = jit(jax.vmap(lambda key: epoch_order(key, bag_count, batch_size)))
     orders = map(np.asarray, draw(jax.random.split(jax.random.key(1), 20)))
@@ -259,9 +213,7 @@ def test_an_order_visits_every_bag_exactly_once(bag_count: int, batch_size: int)
         assert valid.any(axis=1).all(), "no step without a bag"
 
 
-def test_every_epoch_has_a_new_order(
-    host_run: HostRun, state: FitState, train_bags: Bags, quick_hyper: Hyper, step: Callable[..., Any]
-) -> None:
+def test_every_epoch_has_a_new_order(host_run, state, train_bags, quick_hyper, step):
     """The orders of six epochs differ, and taking their steps one by one is what a run does."""
     keys = [jax.random.fold_in(host_run.keys.order[1], epoch) for epoch in range(6)]
     orders = [tuple(map(np.asarray, epoch_order(key, 23, 5))) for key in keys]
@@ -275,9 +227,9 @@ def test_every_epoch_has_a_new_order(
 
 
 @pytest.mark.parametrize("batch_size", [5, 40])
-def test_a_partial_last_batch_is_exact(batch_size: int, concat_model: MIL, state: FitState, train_bags: Bags) -> None:
+def test_a_partial_last_batch_is_exact(batch_size, concat_model, state, train_bags):
     """23 bags in batches of 5, the last of 3, and all in one batch of 40."""
-    run = jit(partial(train_epoch, concat_model, FitConfig(batch_size=batch_size)))
+    run = jit(partial(training.train_epoch, concat_model, FitConfig(batch_size=batch_size)))
     hyper = hyper_of(0.0, 0.05, (0.6, 3.0))
     still, (loss, accuracy) = run(hyper, train_bags, state.train, jax.random.key(3))
     assert_same_bits(still.params, state.train.params)
@@ -355,16 +307,12 @@ def test_places_without_a_bag_change_nothing_for_members_side_by_side(
 
 
 @pytest.mark.parametrize("chunk", [512, 5])
-def test_validation_by_hand_in_chunks_of_any_size(
-    chunk: int, concat_model: MIL, state: FitState, val_bags: Bags, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_by_hand_in_chunks_of_any_size(chunk, concat_model, state, val_bags, monkeypatch):
     """The loss knows no class weights but has L2; 5 does not divide the 17 bags."""
     monkeypatch.setattr(buckets, "EVALUATION_BAGS", chunk)
-    both = lambda params, hyper, bags: (  # noqa: E731
-        validate(concat_model, params, hyper, bags), predict_member(concat_model, params, None, bags)
-    )  # fmt: skip
-    hyper = hyper_of(1e-3, 0.05, (100.0, 3.0))
-    (loss, accuracy, positive, negative), predicted = jit(both)(state.train.params, hyper, val_bags)
+    given = state.train.params, hyper_of(1e-3, 0.05, (100.0, 3.0)), val_bags
+    loss, accuracy, positive, negative = jit(partial(training.validate, concat_model))(*given)
+    predicted = jit(partial(training.predict_member, concat_model))(given[0], None, val_bags)
     params, label = in_double(state.train.params), np.asarray(val_bags.label)
     expected = numpy_loss(params, val_bags, range(17), (1.0, 1.0), 0.05)
     assert float(loss) == pytest.approx(expected, rel=1e-6)
@@ -379,7 +327,7 @@ def test_validation_by_hand_in_chunks_of_any_size(
     assert float(negative.entropy) == pytest.approx(entropy[label == 0].mean(), rel=1e-5)
 
 
-def test_the_gradient_norm_is_that_of_the_unbiased_first_moment(host_run: HostRun) -> None:
+def test_the_gradient_norm_is_that_of_the_unbiased_first_moment(host_run):
     for epoch, (state, info) in enumerate(zip(host_run.states, host_run.infos, strict=True)):
         moments = jax.tree.leaves(member(adam(state.train).mu, 1))
         norm = np.sqrt(sum((np.float64(moment) ** 2).sum() for moment in moments))
@@ -387,9 +335,7 @@ def test_the_gradient_norm_is_that_of_the_unbiased_first_moment(host_run: HostRu
         assert float(info.gradient_norm[1]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_empty_slots_change_no_result(
-    sum_state: FitState, ragged_bags: Bags, quick_hyper: Hyper, sum_step: Callable[..., Any]
-) -> None:
+def test_empty_slots_change_no_result(sum_state, ragged_bags, quick_hyper, sum_step):
     """The sum head learns from bags of 1 to 5 instances, in 5 slots or in 8."""
     index, valid = map(np.asarray, epoch_order(jax.random.key(0), 19, 5))
     ends, curves = [], []
@@ -411,19 +357,19 @@ def test_empty_slots_change_no_result(
 EPOCHS = 8
 
 
-def rigged_train_epoch(*args: Any) -> tuple[TrainState, StepInfo]:
+def rigged_train_epoch(*args: Any) -> tuple[TrainState, training.StepInfo]:
     """In the place of an epoch's training: the one parameter counts the epochs."""
     state, zero = args[4], jnp.float32(0)
-    return dataclasses.replace(state, params={"pooling": state.params["pooling"] + 1}), StepInfo(zero, zero)
+    return dataclasses.replace(state, params={"pooling": state.params["pooling"] + 1}), training.StepInfo(zero, zero)
 
 
-def rigged_validate(model: MIL, params: Any, hyper: Hyper, bags: Bags) -> Validation:
+def rigged_validate(model: MIL, params: Any, hyper: Hyper, bags: Bags) -> training.Validation:
     """In the place of a validation: the loss of the n-th epoch is the n-th number of the pool."""
-    epoch, stats = params["pooling"].astype(int), blank_info().positive
-    return Validation(jnp.asarray(bags.pool)[epoch - 1], jnp.float32(0), stats, stats)
+    epoch, stats = params["pooling"].astype(int), training.blank_info().positive
+    return training.Validation(jnp.asarray(bags.pool)[epoch - 1], jnp.float32(0), stats, stats)
 
 
-Rigged = dict[int, Callable[[np.ndarray], tuple[FitState, EpochInfo]]]
+Rigged = dict[int, Callable[[np.ndarray], tuple[FitState, training.EpochInfo]]]
 
 
 @pytest.fixture(scope="module", params=["fit", "vmap of advance"])
@@ -431,15 +377,15 @@ def rigged(request: pytest.FixtureRequest, concat_model: MIL, train_bags: Bags, 
     """For a patience of 1, 2 and 3: a function of the losses [E] of all epochs, compiled once."""
     start = {"pooling": jnp.float32(0)}
 
-    def run(config: FitConfig, curve: jax.Array) -> tuple[FitState, EpochInfo]:
+    def run(config: FitConfig, curve: jax.Array) -> tuple[FitState, training.EpochInfo]:
         bags = Bags(curve, train_bags.view)
         given = (concat_model, config, quick_hyper, train_bags, bags)
         if request.param == "fit":
-            return fit(*given, jax.random.key(0))
-        state = init_fit(concat_model, member_key(jax.random.key(0)), 3, (6,))
-        return jax.lax.scan(lambda s, _: advance(*given, s), state, length=EPOCHS)
+            return training.fit(*given, jax.random.key(0))
+        state = training.init_fit(concat_model, training.member_key(jax.random.key(0)), 3, (6,))
+        return jax.lax.scan(lambda s, _: training.advance(*given, s), state, length=EPOCHS)
 
-    def in_a_crowd(config: FitConfig, curve: jax.Array) -> tuple[FitState, EpochInfo]:
+    def in_a_crowd(config: FitConfig, curve: jax.Array) -> tuple[FitState, training.EpochInfo]:
         ascending = jnp.arange(EPOCHS, dtype=jnp.float32)
         return member(jax.vmap(partial(run, config))(jnp.stack([ascending, curve, -ascending])), 1)
 
@@ -472,7 +418,7 @@ def assert_stops(run: Rigged, curve: list[float], patience: int, end: tuple[floa
     assert (float(state.best_loss), int(state.best_epoch), int(state.epoch)) == end
     assert float(state.best_params["pooling"]) == best_epoch, "the parameters of the best epoch"
     assert float(state.train.params["pooling"]) == epochs, "no epoch is trained after the last one"
-    assert bool(has_stopped(state, FitConfig(epochs=EPOCHS, patience=patience)))
+    assert bool(training.has_stopped(state, FitConfig(epochs=EPOCHS, patience=patience)))
     blank = EPOCHS - epochs
     assert info.epoch.tolist() == [*range(1, epochs + 1), *[0] * blank]
     np.testing.assert_array_equal(info.val_loss, [*curve[:epochs], *[np.nan] * blank])
@@ -481,21 +427,18 @@ def assert_stops(run: Rigged, curve: list[float], patience: int, end: tuple[floa
 NAN, INF = np.nan, np.inf
 
 
-@pytest.mark.parametrize(
-    ("curve", "patience", "end"),
-    [
-        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 2, (2, 2, 4), id="stops before a better epoch"),
-        pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 3, (1, 5, 8), id="waits for a better epoch"),
-        pytest.param([3, 2, 1, 2, 0, 0, 0, 0], 1, (1, 3, 4), id="patience of 1"),
-        pytest.param([8, 7, 6, 5, 4, 3, 2, 1], 1, (1, 8, 8), id="never stops early"),
-        pytest.param([2, 2, 2, 1, 1, 1, 1, 1], 2, (2, 1, 3), id="a tie is not better"),
-        pytest.param([NAN] * 8, 3, (INF, 0, 3), id="NaN from the start"),
-        pytest.param([INF] * 8, 3, (INF, 0, 3), id="infinite from the start"),
-        pytest.param([3, NAN, 2, NAN, NAN, 1, 1, 1], 2, (2, 3, 5), id="NaN is not better"),
-        pytest.param([NAN, NAN, 2, 3, 1, 9, 9, 9], 3, (1, 5, 8), id="a number is better than NaN"),
-    ],
-)
-def test_early_stopping(curve: list[float], patience: int, end: tuple[float, int, int], rigged: Rigged) -> None:
+@pytest.mark.parametrize(("curve", "patience", "end"), [
+    pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 2, (2, 2, 4), id="stops before a better epoch"),
+    pytest.param([3, 2, 4, 5, 1, 6, 7, 8], 3, (1, 5, 8), id="waits for a better epoch"),
+    pytest.param([3, 2, 1, 2, 0, 0, 0, 0], 1, (1, 3, 4), id="patience of 1"),
+    pytest.param([8, 7, 6, 5, 4, 3, 2, 1], 1, (1, 8, 8), id="never stops early"),
+    pytest.param([2, 2, 2, 1, 1, 1, 1, 1], 2, (2, 1, 3), id="a tie is not better"),
+    pytest.param([NAN] * 8, 3, (INF, 0, 3), id="NaN from the start"),
+    pytest.param([INF] * 8, 3, (INF, 0, 3), id="infinite from the start"),
+    pytest.param([3, NAN, 2, NAN, NAN, 1, 1, 1], 2, (2, 3, 5), id="NaN is not better"),
+    pytest.param([NAN, NAN, 2, 3, 1, 9, 9, 9], 3, (1, 5, 8), id="a number is better than NaN"),
+])  # fmt: skip
+def test_early_stopping(curve, patience, end, rigged):
     assert stop_by_hand(curve, patience) == end
     assert_stops(rigged, curve, patience, end)
 
@@ -505,18 +448,18 @@ losses = st.sampled_from([0.5, 1.0, 2.0, 3.0, 4.0, NAN, INF])
 
 @settings(deadline=None, max_examples=40)
 @given(curve=st.lists(losses, min_size=EPOCHS, max_size=EPOCHS), patience=st.integers(1, 3))
-def test_early_stopping_on_any_curve(rigged: Rigged, curve: list[float], patience: int) -> None:
+def test_early_stopping_on_any_curve(rigged, curve, patience):
     assert_stops(rigged, curve, patience, stop_by_hand(curve, patience))
 
 
-def test_a_stopped_member_does_not_change(host_run: HostRun) -> None:
+def test_a_stopped_member_does_not_change(host_run):
     """Bit by bit, its moments and step too, while another member goes on."""
     ends = host_run.ensemble.epochs_run
     assert ends.tolist() == [4, 6, 3]
     for i, end in enumerate(ends):
         for state, info in zip(host_run.states[end:], host_run.infos[end:], strict=True):
             assert_same_bits(member(state, i), member(host_run.states[end - 1], i))
-            assert_same_bits(member(info, i), blank_info())
+            assert_same_bits(member(info, i), training.blank_info())
     before, after = (member(state, 1) for state in host_run.states[4:])
     assert int(after.train.step) == int(before.train.step) + 5
 
@@ -525,16 +468,11 @@ def test_a_stopped_member_does_not_change(host_run: HostRun) -> None:
 
 
 def test_pure_fit_equals_the_host_loop_alone_and_vmapped_over_keys(
-    host_run: HostRun,
-    concat_model: MIL,
-    quick_config: FitConfig,
-    quick_hyper: Hyper,
-    train_bags: Bags,
-    val_bags: Bags,
-) -> None:
+    host_run, concat_model, quick_config, quick_hyper, train_bags, val_bags
+):
     """Epoch by epoch; the three are different programs, so up to rounding."""
     keys = jnp.stack([jax.random.fold_in(jax.random.key(0), i) for i in (0, 1, 6)])
-    one = partial(fit, concat_model, quick_config, quick_hyper, train_bags, val_bags)
+    one = partial(training.fit, concat_model, quick_config, quick_hyper, train_bags, val_bags)
     state, curves = jit(jax.vmap(one))(keys)
     ours = host_run.ensemble
     alone = jit(one)(keys[0])
@@ -543,12 +481,7 @@ def test_pure_fit_equals_the_host_loop_alone_and_vmapped_over_keys(
     assert_same_bits((state.best_epoch, state.epoch), (ours.best_epoch, ours.epochs_run))
 
 
-def test_best_parameters_are_those_of_the_best_epoch(host_run: HostRun) -> None:
+def test_best_parameters_are_those_of_the_best_epoch(host_run):
     for i, best in enumerate(host_run.ensemble.best_epoch):
         then = host_run.states[int(best) - 1].train.params
         assert_same_bits(member(host_run.ensemble.members.params, i), member(then, i))
-
-
-@pytest.mark.parametrize("field", ["epochs", "batch_size", "patience"])
-def test_fit_config_refuses(field: str) -> None:
-    assert message_of(FitConfig, **{field: 0}) == f"{field} = 0: expected a whole number from 1"

@@ -7,9 +7,7 @@ is, from the command line, without compiled programs kept from earlier. The PyTo
 same bags, folds, model, optimiser and rule to stop, and does one fit after the other; a second time as one process per
 core, which share the fits. Seconds are those of training and validation, for mil_jax with compilation; without the
 start of Python, reading, standardising and the test folds. As both stop early on curves of their own, the time per fit
-and epoch stands beside.
-
-It writes results.json. PyTorch comes with `pip install 'mil_jax[peers]'`.
+and epoch stands beside. It writes results.json. PyTorch comes with `pip install 'mil_jax[peers]'`.
 """
 
 import csv
@@ -89,11 +87,9 @@ def run_ours(config: Config, data: datasets.BagSet, task: Path) -> dict[str, flo
     """The experiment itself, in a process of its own; what it says of its options makes the task of the others."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        options = {
-            "data-dir": config.data_dir, "datasets": config.dataset, "poolings": POOLING, "repeats": config.repeats,
-            "folds": config.folds, "seed": config.seed, "out": out, "compilation-cache": "off",
-        }  # fmt: skip
-        measure.run_scripts("../classic_benchmarks.py", [[f"--{name}={value}" for name, value in options.items()]])
+        options = f"--datasets={config.dataset} --poolings={POOLING} --repeats={config.repeats} --folds={config.folds}"
+        command = f"{options} --seed={config.seed} --compilation-cache=off".split()
+        measure.run_scripts("../classic_benchmarks.py", [[*command, f"--data-dir={config.data_dir}", f"--out={out}"]])
         with (out / "results.csv").open() as file:
             row = next(csv.DictReader(file))
         write_task(json.loads((out / "config.json").read_text())["options"], data, task)
@@ -112,13 +108,12 @@ def write_task(options: dict[str, Any], data: datasets.BagSet, path: Path) -> No
 def run_torch(copies: int, task: Path) -> dict[str, float]:
     """The loop, in as many processes as `copies`; the slowest one's time counts."""
     parts = [["--task", str(task), "--first", str(i), "--stride", str(copies)] for i in range(copies)]
-    by_process = [answer["fits"] for answer in measure.answers_of("classic_torch.py", parts)]
-    fits = [fit for of_process in by_process for fit in of_process]
-    return {
-        "seconds": max(sum(fit["seconds"] for fit in of_process) for of_process in by_process),
-        "epochs": sum(fit["epochs"] for fit in fits),
-        "accuracy": sum(fit["right"] for fit in fits) / sum(fit["judged"] for fit in fits),
-    }
+    totals = [
+        {name: sum(fit[name] for fit in answer["fits"]) for name in ("seconds", "epochs", "right", "judged")}
+        for answer in measure.answers_of("classic_torch.py", parts)
+    ]
+    epochs, right, judged = (sum(total[name] for total in totals) for name in ("epochs", "right", "judged"))
+    return {"seconds": max(total["seconds"] for total in totals), "epochs": epochs, "accuracy": right / judged}
 
 
 def print_rows(config: Config, rows: list[dict[str, Any]]) -> None:

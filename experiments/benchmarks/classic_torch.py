@@ -12,36 +12,21 @@ denormal numbers are flushed to zero. `classic_speed.py` writes the task: the ba
 # pyright: reportMissingImports=false
 import argparse
 import json
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peer_io
 
-
-def read_options(arguments: list[str]) -> argparse.Namespace:
-    """The options of this peer."""
-    parser = peer_io.OneLineParser(description="Gated attention on feature vectors as a plain PyTorch loop.")
-    parser.add_argument("--task", type=Path, required=True, help="the .npz file of bags, folds and options")
-    parser.add_argument("--out", type=peer_io.json_path, required=True, help="the .json file to write")
-    parser.add_argument("--first", type=peer_io.whole_number(0), default=0, help="the first fit of this process")
-    parser.add_argument(
-        "--stride", type=peer_io.whole_number(1), default=1, help="it does every so manieth fit from there on"
-    )
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
-    read_options(sys.argv[1:])
+    peer_io.classic_options()
     peer_io.require("torch")
 
-import torch  # noqa: E402
-import torch_peer  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
+import torch
+import torch_peer
+from torch import nn
+from torch.nn import functional
 
 
 class GatedAttention(nn.Module):
@@ -51,8 +36,7 @@ class GatedAttention(nn.Module):
         super().__init__()
         widths = [features, *hidden]
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-        self.V = nn.Linear(widths[-1], units, bias=False)
-        self.U = nn.Linear(widths[-1], units, bias=False)
+        self.V, self.U = (nn.Linear(widths[-1], units, bias=False) for _ in "VU")
         self.w = nn.Linear(units, 1, bias=False)
         self.head = nn.Linear(widths[-1], 1)
         torch_peer.initialise(self)
@@ -87,9 +71,8 @@ def fit(
     own = standardise(bags, folds["train"])
     target = torch.from_numpy(label.astype(np.float32))
     model = GatedAttention(own[0].shape[1], task["hidden"], task["attention_units"])
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=task["learning_rate"], weight_decay=task["weight_decay"], eps=1e-7, fused=True
-    )
+    rates = {"lr": task["learning_rate"], "weight_decay": task["weight_decay"]}
+    optimizer = torch.optim.Adam(model.parameters(), eps=peer_io.ADAM_EPSILON, fused=True, **rates)
     start = time.perf_counter()
     best, stale, weights, epochs = float("inf"), 0, {}, 0
     while epochs < task["epochs"] and stale < task["patience"]:
@@ -114,16 +97,16 @@ def main(options: argparse.Namespace) -> None:
     """Does the fits of this process."""
     torch_peer.settle(threads=1)  # matrices as small as these gain nothing by a second one
     with np.load(options.task) as arrays:
-        held = dict(arrays)
-    task = json.loads(str(held["options"]))
-    bags = np.split(held["x"], np.cumsum(held["sizes"])[:-1])
+        task_arrays = dict(arrays)
+    task = json.loads(str(task_arrays["options"]))
+    bags = np.split(task_arrays["x"], np.cumsum(task_arrays["sizes"])[:-1])
     fits = []
-    for i in range(options.first, len(held["test"]), options.stride):
-        folds = {name: held[name][i][held[name][i] >= 0] for name in ("train", "val", "test")}
-        fits.append(fit(task, bags, held["label"], folds, seed=i))
+    for i in range(options.first, len(task_arrays["test"]), options.stride):
+        folds = {name: task_arrays[name][i][task_arrays[name][i] >= 0] for name in ("train", "val", "test")}
+        fits.append(fit(task, bags, task_arrays["label"], folds, seed=i))
     answer = {"fits": fits, "peak_memory_mib": peer_io.peak_memory_mib(), "torch": torch.__version__}
-    options.out.write_text(json.dumps(answer) + "\n")
+    peer_io.write_json(options.out, answer)
 
 
 if __name__ == "__main__":
-    main(read_options(sys.argv[1:]))
+    main(peer_io.classic_options())

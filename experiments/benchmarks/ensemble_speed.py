@@ -6,22 +6,20 @@ Microseconds per member and training step for S members of the example's model, 
 the steady state (the first epoch of each start, which compiles and warms up, is left out), without early stopping. All
 ways train on the same bags, each in a process of its own, in turns for several rounds, which gives the peak memory too:
 
-- mil_jax: the placement that `fit_ensemble` chooses. On a CPU one device per core and one member at a time in each.
-- mil_jax, plain vmap: all members by one vmap on one device.
-- mil_jax, one by one: a loop in Python over members, each a compiled epoch on one device.
+- mil_jax: the placement that `fit_ensemble` chooses: on a CPU one device per core and one member at a time in each.
+- mil_jax, plain vmap: all members by one vmap on one device; and one by one: a loop in Python over compiled epochs.
 - Adam's update alone: no model, a gradient that does not change, placed as mil_jax. It moves at least 7 arrays of the
   model's size per member and step (parameters, gradient and two moments read; parameters and two moments written):
   on a CPU the floor under every way; on an accelerator the bytes, divided by the time, as a share of its bandwidth.
 - PyTorch: a loop with fused Adam, on one thread; and one such process per core, which share the members.
-- Keras: the Keras example with its TensorFlow and JAX backends.
+- Keras: its example with the TensorFlow and the JAX backend.
 
 Compared is the training alone, because the peers' timing has no validation; for mil_jax the time with validation and
 attention statistics, epochs of `fit_ensemble`, stands beside it. The peers train one member after the other: they are
 measured for a few members, and what they took for the most is compared with every S.
 
-It took 773 seconds on 2 cores, which should have nothing else to do. Writes results.json,
-results.csv and figures/ensemble_speed.png. On an accelerator S goes up to 4096. The peers come with
-`pip install 'mil_jax[peers]'`; those that are missing are left out.
+It took 773 seconds on 2 cores, which should have nothing else to do. Writes results.json, results.csv and
+figures/ensemble_speed.png. The peers come with `pip install 'mil_jax[peers]'`; those that are missing are left out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +36,9 @@ from mil_jax.run.screen import print_table, say
 from mil_jax.text import DASH, Table
 
 PEERS: dict[str, tuple[Way, ...]] = {
-    "torch": (measure.TORCH,),
-    "torch-per-core": (measure.TORCH_PER_CORE,) if measure.CORES > 1 else (),
-    "keras-tensorflow": (measure.KERAS_TENSORFLOW,),
-    "keras-jax": (measure.KERAS_JAX,),
-}
+    "torch": (measure.TORCH,), "torch-per-core": (measure.TORCH_PER_CORE,) if measure.CORES > 1 else (),
+    "keras-tensorflow": (measure.KERAS_TENSORFLOW,), "keras-jax": (measure.KERAS_JAX,),
+}  # fmt: skip
 
 CPU_SIZES, ACCELERATOR_SIZES = "1,2,8,32,128", "1,2,8,32,128,512,1024,2048,4096"
 
@@ -51,14 +47,9 @@ BYTES_PER_NUMBER = 4
 
 # Of the memory, in GB/s, as the makers state it; by parts of the device's name, the first that fits.
 PEAK_BANDWIDTH = {
-    "H200": 4800.0,
-    "H100 80GB HBM3": 3350.0,
-    "H100 PCIe": 2000.0,
-    "A100-SXM4-80GB": 2039.0,
-    "A100 80GB PCIe": 1935.0,
-    "A100-SXM4-40GB": 1555.0,
-    "A100-PCIE-40GB": 1555.0,
-}
+    "H200": 4800.0, "H100 80GB HBM3": 3350.0, "H100 PCIe": 2000.0, "A100-SXM4-80GB": 2039.0, "A100 80GB PCIe": 1935.0,
+    "A100-SXM4-40GB": 1555.0, "A100-PCIE-40GB": 1555.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,22 +109,19 @@ def main(config: Config) -> None:
 def plan(config: Config, backend: str) -> list[Case]:
     """All that is measured in a round."""
     sizes = config.sizes or (CPU_SIZES if backend == "cpu" else ACCELERATOR_SIZES)
+    by_way = {
+        measure.PLACED: sizes, measure.VMAP: config.vmap_sizes, measure.SEQUENTIAL: config.sequential_sizes,
+        measure.ADAM: sizes,
+    }  # fmt: skip
     ours = [
         Case(way, members, max(1, config.epochs // members))
-        for way, option, text in (
-            (measure.PLACED, "sizes", sizes),
-            (measure.VMAP, "vmap_sizes", config.vmap_sizes),
-            (measure.SEQUENTIAL, "sequential_sizes", config.sequential_sizes),
-            (measure.ADAM, "sizes", sizes),
-        )
-        for members in measure.sizes(option, text)
-    ]
+        for way, text in by_way.items() for members in measure.sizes("sizes", text)
+    ]  # fmt: skip
     peers = [
         Case(way, members, config.peer_epochs)
         for way in measure.chosen(PEERS, "peers", config.peers)
-        for members in measure.sizes("peer_sizes", config.peer_sizes)
-        if members % way.copies == 0
-    ]
+        for members in measure.sizes("peer_sizes", config.peer_sizes) if members % way.copies == 0
+    ]  # fmt: skip
     return ours + peers
 
 
@@ -149,10 +137,7 @@ def by_case(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
 
 
 def times_as_long(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    """The time per member of each way as a multiple of mil_jax's with as many members.
-
-    A peer's time per member at its largest S stands for every S.
-    """
+    """The time per member of each way as a multiple of mil_jax's; a peer's time at its largest S stands for every S."""
     table = by_case(rows)
     ours = table.pop(measure.PLACED.name, {})
     peers = {way.name for ways in PEERS.values() for way in ways}
@@ -202,8 +187,8 @@ def print_results(rows: Sequence[Row], results: dict[str, Any]) -> None:
     ours = table.get(measure.PLACED.name, {})
 
     def show(title: str, lines: Mapping[str, Mapping[int, float | None]], digits: int, note: str = "") -> None:
-        text = lambda value: DASH if value is None else f"{value:,.{digits}f}"  # noqa: E731
-        texts = {name: [text(values.get(s)) for s in sizes] for name, values in lines.items()}
+        by_line = {name: [values.get(s) for s in sizes] for name, values in lines.items()}
+        texts = {name: [DASH if v is None else f"{v:,.{digits}f}" for v in values] for name, values in by_line.items()}
         width = max((len(cell) for cells in texts.values() for cell in cells), default=0)
         cells = [[name, *(cell.rjust(width) for cell in cells)] for name, cells in texts.items()]
         print_table(Table(title, ["", *(f"S={s}" for s in sizes)], cells, note))
@@ -216,8 +201,7 @@ def print_results(rows: Sequence[Row], results: dict[str, Any]) -> None:
     show("Microseconds per member and step", column(lambda row: row.train_us) | whole, 1, note)
     longer = dict(results["times_as_long"][measure.PLACED.name])
     if 8 in ours:
-        flat = {s: row.train_us / ours[8].train_us for s, row in ours.items()}
-        longer[f"{measure.PLACED.name}, against its S = 8"] = flat
+        longer["mil_jax, against its S = 8"] = {s: row.train_us / ours[8].train_us for s, row in ours.items()}
     show("Times as long as mil_jax, per member", longer, 2, "of a peer, its time per member at its largest S")
     show("Peak memory of the process, MiB, training alone", column(lambda row: row.peak_memory_mib), 0)
     moved = results["adam_bandwidth"]

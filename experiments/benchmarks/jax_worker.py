@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
 import optax
 import peer_io
@@ -24,7 +23,7 @@ import tyro
 from jax import Array, lax
 
 from mil_jax import datasets, ensemble, epochs, placement, training
-from mil_jax.bags import Bags
+from mil_jax.bags import Bags, gather
 from mil_jax.model import build, count_params, param_shapes
 from mil_jax.optimizer import Hyper, by_member, make_hyper, optimizer
 from mil_jax.placement import Placement
@@ -35,7 +34,8 @@ from mil_jax.run.saved import jsonable, versions
 from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.training import FitConfig, FitState, StepInfo, TrainState
 
-NO_INFO = StepInfo(np.float32(0), np.float32(0))  # type: ignore[arg-type]  # in the place of an epoch's
+ZERO: Any = np.float32(0)
+NO_INFO = StepInfo(ZERO, ZERO)  # in the place of an epoch's
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,20 @@ class Job:
 def main(job: Job) -> None:
     """Does the job; the file at `out` is whole or absent."""
     if job.job == "bags":
-        measure.write_peer_bags(draw_splits(job), job.out)
+        write_peer_bags(draw_splits(job), job.out)
         return
     # One device where one is used: XLA shares the cores out among the devices of a CPU.
     make_cpu_devices(Compute(devices=1 if job.way in ("vmap", "sequential") else None))
     answer = {"versions": versions()} | (time_way(job) if job.job == "time" else {})
     peer_io.write_json(job.out, jsonable(answer))
+
+
+def write_peer_bags(splits: Splits, path: Path) -> None:
+    """Writes full bags as the peers read them, an .npz file: images [B, K, height, width] in [0, 1], and labels."""
+    parts = splits._asdict().items()
+    arrays: dict[str, Any] = {f"{name}_labels": np.asarray(part.label) for name, part in parts}
+    arrays |= {f"{name}_instances": np.asarray(gather(part.pool, part.rows)) for name, part in parts}
+    np.savez(path, **arrays)
 
 
 def draw_splits(job: Job) -> Splits:
@@ -99,16 +107,14 @@ def time_way(job: Job) -> dict[str, Any]:
     memory = peer_io.peak_memory_mib()
     whole = whole_epochs(task, where) if job.parts == "both" else []
     in_use = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    details = {
-        **dataclasses.asdict(where),
-        "parameters": count_params(param_shapes(task.model, task.train.slots, task.train.kind.shape)),
-        "peak_device_memory_mib": in_use and in_use / 2**20,
+    shapes = param_shapes(task.model, task.train.slots, task.train.kind.shape)
+    details = dataclasses.asdict(where) | {
+        "parameters": count_params(shapes), "peak_device_memory_mib": in_use and in_use / 2**20,
         "peak_memory_mib_with_validation": peer_io.peak_memory_mib() if whole else None,
-    }
-    per_step = 1e6 / (job.members * job.train_bags)
-    times = {"train_microseconds": train, "whole_microseconds": whole}
-    times = {name: [seconds * per_step for seconds in of_part] for name, of_part in times.items()}
-    return {"peak_memory_mib": memory, "details": details, **times}
+    }  # fmt: skip
+    parts = {"microseconds_per_step_by_epoch": train, "whole_microseconds_per_step_by_epoch": whole}
+    microseconds = {name: [1e6 * s / (job.members * job.train_bags) for s in part] for name, part in parts.items()}
+    return {"peak_memory_mib": memory, "details": details, "members": [microseconds]}  # one, as all take the same
 
 
 def clock(epochs: Iterator[Any]) -> Iterator[float]:

@@ -11,7 +11,6 @@ callbacks. Every setting is the example's; only the bags and the seed come from 
 import argparse
 import importlib
 import os
-import sys
 import tempfile
 import time
 from functools import partial
@@ -22,43 +21,25 @@ import numpy as np
 import peer_io
 from peer_io import Member, Prediction, Split
 
-
-def read_options(arguments: list[str]) -> argparse.Namespace:
-    """The options of this peer."""
-    parser = peer_io.option_parser("The Keras example on given bags.")
-    parser.add_argument("--epochs", type=peer_io.whole_number(1), default=20, help="most epochs of a member")
-    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow", help="Keras' backend")
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
     # Keras takes its backend from the environment when it is imported, so the options come first.
-    os.environ["KERAS_BACKEND"] = read_options(sys.argv[1:]).backend
+    os.environ["KERAS_BACKEND"] = peer_io.keras_options().backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     peer_io.require("keras", os.environ["KERAS_BACKEND"])
 
-import keras  # noqa: E402
-from keras import layers, ops  # noqa: E402
+import keras
+from keras import layers, ops
 
 
 class GatedAttention(layers.Layer):
     """The example's attention layer: K embeddings ``[B, D]`` to K weights ``[B, 1]``."""
 
-    def __init__(self, units: int, l2: float, **options: Any):
-        super().__init__(**options)
-        self.units = units
-        self.penalty = keras.regularizers.L2(l2)
-
     def build(self, input_shape: list[tuple[int | None, int]]) -> None:
         """Make V, U ``[D, units]`` and w ``[units, 1]``, all without biases."""
-        width = input_shape[0][1]
-        self.v = self._matrix("v", width, self.units)
-        self.w = self._matrix("w", self.units, 1)
-        self.u = self._matrix("u", width, self.units)
-
-    def _matrix(self, name: str, rows: int, columns: int):
-        return self.add_weight(
-            name=name, shape=(rows, columns), initializer="glorot_uniform", regularizer=self.penalty, trainable=True
+        width, units, penalty = input_shape[0][1], peer_io.ATTENTION_UNITS, keras.regularizers.L2(peer_io.L2)
+        self.v, self.w, self.u = (
+            self.add_weight(name=name, shape=shape, initializer="glorot_uniform", regularizer=penalty)
+            for name, shape in (("v", (width, units)), ("w", (units, 1)), ("u", (width, units)))
         )
 
     def call(self, embeddings: list[Any]) -> list[Any]:
@@ -77,7 +58,7 @@ def build_model(bag_size: int, instance_shape: tuple[int, ...]) -> keras.Model:
     hidden, embed = layers.Dense(128, activation="relu"), layers.Dense(64, activation="relu")
     inputs = [layers.Input(instance_shape) for _ in range(bag_size)]
     embeddings = [embed(hidden(layers.Flatten()(instance))) for instance in inputs]
-    attention = GatedAttention(peer_io.ATTENTION_UNITS, peer_io.L2, name="attention")(embeddings)
+    attention = GatedAttention(name="attention")(embeddings)
     weighted = [layers.multiply(pair) for pair in zip(attention, embeddings, strict=True)]
     together = layers.concatenate(weighted, axis=1) if bag_size > 1 else weighted[0]
     return keras.Model(inputs, layers.Dense(2, activation="softmax")(together))
@@ -87,7 +68,7 @@ def fresh_model(options: argparse.Namespace, member: int, train: Split) -> keras
     """A compiled model of its own; seeds everything that this member draws."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(options.seed + member)
-    model = build_model(train.bag_size, train.instances.shape[2:])
+    model = build_model(train.instances.shape[1], train.instances.shape[2:])
     optimizer = keras.optimizers.Adam(peer_io.LEARNING_RATE, epsilon=peer_io.ADAM_EPSILON)
     model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -100,22 +81,20 @@ class Stopwatch(keras.callbacks.Callback):
         super().__init__()
         self.epoch_seconds: list[float] = []
         self.train_seconds: list[float] = []
-        self.start, self.trained = 0.0, False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start."""
-        self.start, self.trained = time.perf_counter(), False
+        self.start = time.perf_counter()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Training is over."""
         # A backend may still be computing: reading a number waits until the last step is done.
         ops.convert_to_numpy(self.model.optimizer.iterations)
         self.train_seconds.append(time.perf_counter() - self.start)
-        self.trained = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """The epoch is over, and so is training, if no test has been."""
-        if not self.trained:
+        if len(self.train_seconds) == len(self.epoch_seconds):
             self.on_test_begin()
         self.epoch_seconds.append(time.perf_counter() - self.start)
 
@@ -141,11 +120,8 @@ def train_member(options: argparse.Namespace, member: int, train: Split, others:
         with tempfile.TemporaryDirectory() as folder:
             best = Path(folder) / "best.weights.h5"
             save = {"mode": "min", "save_best_only": True, "save_weights_only": True}
-            callbacks = [
-                keras.callbacks.EarlyStopping("val_loss", patience=peer_io.PATIENCE, mode="min"),
-                keras.callbacks.ModelCheckpoint(best, "val_loss", **save),
-                stopwatch,
-            ]
+            stopping = keras.callbacks.EarlyStopping("val_loss", patience=peer_io.PATIENCE, mode="min")
+            callbacks = [stopping, keras.callbacks.ModelCheckpoint(best, "val_loss", **save), stopwatch]
             history = fit(epochs=options.epochs, validation_data=as_inputs(val), callbacks=callbacks).history
             model.load_weights(best)
         prediction = predict(model, as_inputs(test)[0])
@@ -174,4 +150,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(read_options(sys.argv[1:]))
+    main(peer_io.keras_options())

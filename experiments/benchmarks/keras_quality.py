@@ -16,13 +16,12 @@ import importlib.metadata
 import json
 import math
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax_worker
 import measure
 import numpy as np
 import peer_io
@@ -42,6 +41,7 @@ from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.text import Table, with_error
 from mil_jax.training import FitConfig
 
+Judged = dict[str, dict[str, np.ndarray]]  # who, measure: a value for each draw, [S]
 # What is judged, and whether more of it is better.
 MEASURES = {"accuracy": True, "auc": True, "loss": False, "hit_at_1": True}
 
@@ -92,28 +92,22 @@ def main(config: Config) -> None:
     content = {"name": data.name, "content_hash": data.content_hash}
     description = {"experiment": "keras_quality", "options": options, "data": content}
     with open_run(config.out, description, how, resume=(config.out / "config.json").exists()) as run:
-        with saying_what_is_kept(config.out / "keras"):
+        try:
             with watch.phase("keras"):
                 records, keras = train_keras(config, draws)
             with watch.phase("mil_jax"):
                 trained, ours = train_ours(config, draws, key_members)
+        except KeyboardInterrupt:
+            kept = f"keeps Keras' results of {len(list((config.out / 'keras').glob('*.json')))} draws"
+            remedy = "go on with the same --out and options"
+            raise Interrupted(f"{config.out / 'keras'} {kept}; {remedy}") from None
         judged = {"mil_jax": judge(ours, test), "keras": judge(keras, test)}
         results = compare(judged)
-        write(run, config, {"seconds": watch.read(), "results": results, "mil_jax": trained}, judged, records)
+        ends = {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run}
+        write(run, config, {"seconds": watch.read(), "results": results, "mil_jax": ends}, judged, records)
     print_results(results, config)
     say(f"seconds: {'  '.join(f'{name} {value:.0f}' for name, value in watch.read().items())}")
     say(f"results: {config.out}")
-
-
-@contextmanager
-def saying_what_is_kept(folder: Path) -> Iterator[None]:
-    """Within it, Ctrl-C ends the run with a line that says what the folder keeps."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = len(list(folder.glob("*.json")))
-        remedy = "go on with the same --out and options"
-        raise Interrupted(f"{folder} keeps Keras' results of {kept} draws; {remedy}") from None
 
 
 # ---- training ----
@@ -141,7 +135,7 @@ def keras_draw(config: Config, draw: int, splits: Splits, folder: Path) -> tuple
     options = ["--backend", config.backend, "--epochs", str(config.epochs), "--seed", str(config.seed + draw)]
     with tempfile.TemporaryDirectory() as temporary:
         peer_bags = Path(temporary) / "bags.npz"
-        measure.write_peer_bags(splits, peer_bags)
+        jax_worker.write_peer_bags(splits, peer_bags)
         file = folder / f"draw{draw:02d}-{digest(peer_bags, options)}.json"
         if file.exists():  # the peer writes it last, whole
             return file, True
@@ -151,8 +145,7 @@ def keras_draw(config: Config, draw: int, splits: Splits, folder: Path) -> tuple
 
 def digest(peer_bags: Path, options: list[str]) -> str:
     """A short hash of bags, options and Keras' version."""
-    version = importlib.metadata.version("keras")
-    content = hashlib.sha256(" ".join([*options, version]).encode())
+    content = hashlib.sha256(" ".join([*options, importlib.metadata.version("keras")]).encode())
     with np.load(peer_bags) as arrays:
         for name in sorted(arrays):
             content.update(arrays[name].tobytes())
@@ -185,59 +178,42 @@ def mean_and_error(values: np.ndarray) -> dict[str, float]:
     return {"mean": mean, "standard_error": spread / math.sqrt(len(values))}
 
 
-def compare(judged: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+def compare(judged: Judged) -> dict[str, dict[str, Any]]:
     """For each measure: both means, the mean paired difference, and whether mil_jax is worse."""
     results = {}
     for name, more_is_better in MEASURES.items():
         ours, keras = judged["mil_jax"][name], judged["keras"][name]
         difference = mean_and_error(ours - keras)
         gain = difference["mean"] if more_is_better else -difference["mean"]
+        worse = bool(gain < -2 * difference["standard_error"])
         results[name] = {
-            "mil_jax": mean_and_error(ours),
-            "keras": mean_and_error(keras),
-            "difference": difference,
-            "worse_by_more_than_two_standard_errors": bool(gain < -2 * difference["standard_error"]),
-        }
+            "mil_jax": mean_and_error(ours), "keras": mean_and_error(keras), "difference": difference,
+            "worse_by_more_than_two_standard_errors": worse,
+        }  # fmt: skip
     return results
 
 
 # ---- results ----
 
 
-def write(
-    run: RunFolder,
-    config: Config,
-    results: dict[str, Any],
-    judged: dict[str, dict[str, np.ndarray]],
-    records: list[dict[str, Any]],
-) -> None:
+def write(run: RunFolder, config: Config, results: dict[str, Any], judged: Judged, records: list[Any]) -> None:
     """Writes every draw's numbers, and what follows from them."""
     rows = [
         {"draw": i, "who": who, **{name: float(values[i]) for name, values in columns.items()}}
-        for i in range(config.draws)
-        for who, columns in judged.items()
-    ]
-    trained = results["mil_jax"]
-    content = {
-        **measure.describe(config),
-        "versions": {name: version for record in records for name, version in record.pop("versions").items()}
-        | versions(),
-        **results,
-        "mil_jax": {"best_epoch": trained.best_epoch, "epochs_run": trained.epochs_run},
-        "draws": rows,
-        "keras": records,
-    }
-    run.write_json("results.json", content)
+        for i in range(config.draws) for who, columns in judged.items()
+    ]  # fmt: skip
+    theirs = {name: version for record in records for name, version in record.pop("versions").items()}
+    content = measure.describe(config) | {"versions": theirs | versions()} | results
+    run.write_json("results.json", content | {"draws": rows, "keras": records})
     run.write_csv("results.csv", rows)
 
 
 def print_results(results: dict[str, dict[str, Any]], config: Config) -> None:
     """The table, and whether mil_jax is worse in anything."""
-    text = lambda value: with_error(value["mean"], value["standard_error"], digits=4)  # noqa: E731
-    rows = [
-        (name.replace("_", " "), *(text(of_measure[part]) for part in ("mil_jax", "keras", "difference")))
-        for name, of_measure in results.items()
-    ]
+    rows = []
+    for name, result in results.items():
+        parts = [tuple(result[part].values()) for part in ("mil_jax", "keras", "difference")]
+        rows.append((name.replace("_", " "), *(with_error(mean, error, digits=4) for mean, error in parts)))
     title = f"Test bags of {config.data.dataset}, {config.draws} draws: mean ± standard error"
     print_table(Table(title, ("", "mil_jax", f"Keras ({config.backend})", "mil_jax − Keras, paired"), rows))
     worse = [name for name, of_measure in results.items() if of_measure["worse_by_more_than_two_standard_errors"]]

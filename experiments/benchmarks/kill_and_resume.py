@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,37 +72,37 @@ class End:
 
 
 class Processes:
-    """The processes of one run of mnist_bags, which find one another on a free port; what they print goes to files.
+    """Within it run the processes of one run of mnist_bags; what they print goes to files, and none is left behind.
 
     Args:
         out: the run folder.
-        options: of mnist_bags, but for those here.
-        processes: their number; 1 for a run of a single process.
+        options: of mnist_bags, but for those by which processes find one another.
+        count: their number; 1 for a run of a single process.
     """
 
-    def __init__(self, out: Path, options: Sequence[str], processes: int = 1):
-        self.texts = [(out.with_suffix(f".{i}.out"), out.with_suffix(f".{i}.err")) for i in range(processes)]
-        command = [sys.executable, str(SCRIPT), *options, "--out", str(out)]
-        if processes > 1:
+    def __init__(self, out: Path, options: Sequence[str], count: int = 1):
+        self.texts = [(out.with_suffix(f".{i}.out"), out.with_suffix(f".{i}.err")) for i in range(count)]
+        shared: list[str] = []
+        if count > 1:
             address = f"127.0.0.1:{free_port()}"
-            command += ["--devices", str(2 * processes), "--coordinator", address, "--processes", str(processes)]
-            command += ["--heartbeat", str(HEARTBEAT), "--process-id"]
-        environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
-        self.started: list[subprocess.Popen[bytes]] = []
+            shared = ["--devices", str(2 * count), "--coordinator", address, "--processes", str(count)]
+            shared += ["--heartbeat", str(HEARTBEAT), "--process-id"]
+        self.command = [sys.executable, str(SCRIPT), *options, "--out", str(out), *shared]
+        self.started: list[subprocess.Popen[Any]] = []
+
+    def __enter__(self) -> "Processes":
+        options: dict[str, Any] = {"env": {**os.environ, "PYTHONFAULTHANDLER": "1"}, "start_new_session": True}
         for i, (printed, said) in enumerate(self.texts):
-            which = [str(i)] if processes > 1 else []
-            with printed.open("w") as out_text, said.open("w") as err_text:
-                self.started.append(
-                    subprocess.Popen(
-                        [*command, *which], stdout=out_text, stderr=err_text, env=environment, start_new_session=True
-                    )
-                )
+            command = [*self.command, str(i)] if len(self.texts) > 1 else self.command
+            with printed.open("w") as out, said.open("w") as err:
+                self.started.append(subprocess.Popen(command, stdout=out, stderr=err, **options))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
     def wait(self, done: Callable[[], bool] = lambda: False) -> list[End]:
-        """Waits until all have ended, or until something is done.
-
-        Returns:
-            How they ended, for those that have ended.
+        """Waits until all have ended, or until something is done; how those ended that have.
 
         Raises:
             RunError: it took too long; the message tells where each process was.
@@ -121,16 +122,6 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             process.wait()
-
-
-@contextlib.contextmanager
-def running(out: Path, options: Sequence[str], processes: int = 1) -> Iterator[Processes]:
-    """The processes of a run, of which none is left behind."""
-    started = Processes(out, options, processes)
-    try:
-        yield started
-    finally:
-        started.end()
 
 
 def free_port() -> int:
@@ -160,23 +151,20 @@ def main(config: Config) -> None:
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
     """Keeps cores busy with processes that do nothing."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
+    with contextlib.ExitStack() as loops:
+        for _ in range(count):
+            loop = loops.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            loops.callback(loop.kill)
         yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 def kill_and_resume(config: Config, whole: Path, out: Path, turn: int) -> list[str]:
     """One row: which process was killed, how far the run had come, how all ended, and what differs in the end."""
-    victims = [turn % (config.processes + 1)]
-    if config.processes == 1 or victims == [config.processes]:
-        victims = list(range(config.processes))
+    victims = [[i] for i in range(config.processes)] if config.processes > 1 else []
+    victims = [*victims, list(range(config.processes))][turn % (len(victims) + 1)]
     row = [" and ".join(str(victim + 1) for victim in victims)]
     try:
-        with running(out, options_of(config), config.processes) as processes:
+        with Processes(out, options_of(config), config.processes) as processes:
             wait_for_moment(config, out, processes, turn)
             for victim in victims:
                 processes.started[victim].kill()
@@ -208,19 +196,13 @@ def epochs_of(config: Config, out: Path) -> float:
 
 def options_of(config: Config) -> list[str]:
     """Options of mnist_bags for a new run."""
-    counts = {"plot-bags": 0, "members": config.members, "epochs": config.epochs} | dict.fromkeys(
-        ("train-bags", "val-bags", "test-bags"), config.bags
-    )
-    return [*(word for name, value in counts.items() for word in (f"--{name}", str(value))), "--no-report"]
+    bags = f"--train-bags {config.bags} --val-bags {config.bags} --test-bags {config.bags}"
+    return f"--plot-bags 0 --members {config.members} --epochs {config.epochs} {bags} --no-report".split()
 
 
 def run_to_end(config: Config, out: Path, resume: bool = False) -> None:
-    """Runs to the end.
-
-    Raises:
-        RunError: a process hangs or fails.
-    """
-    with running(out, ["--resume"] if resume else options_of(config), config.processes) as processes:
+    """Runs to the end; RunError where a process hangs or fails."""
+    with Processes(out, ["--resume"] if resume else options_of(config), config.processes) as processes:
         ends = processes.wait()
     if any(end.status for end in ends):
         raise RunError(f"exit with {[end.status for end in ends]}: {[end.said[-1000:] for end in ends]}")

@@ -73,8 +73,8 @@ def step_of(config: Config, chunk: int | None) -> Any:
     module = AttentionPooling(config.attention_units, chunk=chunk)
 
     def total(params: Any, bag: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
-        pooled = module.apply(params, bag, mask)
-        return jnp.sum(pooled.embedding**2) + jnp.sum(pooled.attention**2), pooled  # type: ignore[union-attr]
+        pooled: Any = module.apply(params, bag, mask)
+        return jnp.sum(pooled.embedding**2) + jnp.sum(pooled.attention**2), pooled
 
     return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
 

@@ -80,12 +80,14 @@ def times_as_long(rows: Sequence[Row]) -> dict[str, float]:
 def print_rows(rows: Sequence[Row], times: dict[str, float]) -> None:
     """The table, and what follows from it."""
     columns = ("", "training", "fastest", "slowest", "with validation", "x mil_jax", "peak MiB")
-    text = lambda value, digits=1: "" if value is None else f"{value:,.{digits}f}".rjust(7)  # noqa: E731
-    cells = [
-        (row.way, *map(text, (row.train_us, row.train_us_low, row.train_us_high, row.whole_us)),
-         text(times.get(row.way), 2), round(row.peak_memory_mib))
-        for row in rows
-    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        of_row = (row.train_us, row.train_us_low, row.train_us_high, row.whole_us, times.get(row.way))
+        texts = [
+            "" if us is None else f"{us:,.{digits}f}".rjust(7)
+            for us, digits in zip(of_row, (1, 1, 1, 1, 2), strict=True)
+        ]
+        cells.append((row.way, *texts, round(row.peak_memory_mib)))
     caption = "medians over rounds, and the fastest and slowest round; validation with attention statistics"
     print_table(Table("One member, one step: microseconds", columns, cells, caption))
     for name in (FASTER_LOOP, measure.KERAS_TENSORFLOW.name, measure.KERAS_JAX.name):

@@ -1,9 +1,8 @@
 """What the peers share: options, bags, timings and the files of results.
 
-`keras_peer.py` and `torch_peer.py` are the references that the benchmarks compare with. Each runs
-in a process of its own and needs no part of mil_jax, so that its thread pools, its memory and its
-choice of backend are its own. Whatever must be the same for both, so that a difference between two
-numbers is a difference between two libraries, lives here, on the standard library and NumPy alone.
+`keras_peer.py`, `torch_peer.py` and `classic_torch.py` are the references that the benchmarks compare with. Each runs
+in a process of its own and needs no part of mil_jax, so that its thread pools, its memory and its choice of backend are
+its own. Whatever must be the same for all lives here, on the standard library and NumPy alone.
 
 Axes: B bags · K slots per bag · C classes (2) · S members · E epochs.
 """
@@ -39,11 +38,6 @@ class Split:
     labels: np.ndarray
 
     @property
-    def bag_size(self) -> int:
-        """The number of instances in every bag, K."""
-        return self.instances.shape[1]
-
-    @property
     def class_weights(self) -> tuple[float, float]:
         """The weights of classes 0 and 1, total / (2 x count)."""
         negative, positive = np.bincount(self.labels, minlength=2).tolist()
@@ -61,18 +55,14 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One member's run, epoch by epoch; where only the time was asked for, without validation and prediction.
-
-    The losses hold L2; that of training is class-weighted. The seconds are those of whole epochs, and of their
-    training part alone.
-    """
+    """One member's run, epoch by epoch; where only the time was asked for, without validation and prediction."""
 
     seed: int
     parameters: int
-    train_loss: list[float]
+    train_loss: list[float]  # both losses hold L2; this one is class-weighted
     val_loss: list[float]
     epoch_seconds: list[float]
-    train_seconds: list[float]
+    train_seconds: list[float]  # of the training part of an epoch alone
     prediction: Prediction | None = None
 
 
@@ -111,17 +101,43 @@ def json_path(text: str) -> Path:
     return Path(text)
 
 
-def option_parser(description: str) -> OneLineParser:
-    """The options that both peers have; each adds its own."""
+def option_parser(description: str, timing_only_epochs: int | None = None) -> OneLineParser:
+    """The options of the peers that train members; each adds its own."""
     parser = OneLineParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--bags", type=Path, required=True, help="the .npz file that holds the bags")
     add("--out", type=json_path, required=True, help="the .json file to write; predictions lie beside it, as .npz")
     add("--seed", type=whole_number(0), default=0, help="seed of the first member; member i adds i")
     add("--members", type=whole_number(1), default=1, help="members, trained one after the other")
-    # At least 2: the first epoch warms up and does not count.
-    add("--timing-only-epochs", type=whole_number(2), help="epochs without validation, of which only times are kept")
+    text = "epochs without validation, of which only times are kept; the first one warms up"
+    add("--timing-only-epochs", type=whole_number(2), default=timing_only_epochs, help=text)
     return parser
+
+
+def keras_options() -> argparse.Namespace:
+    """The command line of `keras_peer.py`."""
+    parser = option_parser("The Keras example on given bags.")
+    parser.add_argument("--epochs", type=whole_number(1), default=20, help="most epochs of a member")
+    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow", help="Keras' backend")
+    return parser.parse_args()
+
+
+def torch_options() -> argparse.Namespace:
+    """The command line of `torch_peer.py`."""
+    parser = option_parser("The Keras example's model as a plain PyTorch loop.", timing_only_epochs=2)
+    parser.add_argument("--threads", type=whole_number(1), default=1, help="threads of PyTorch")
+    return parser.parse_args()
+
+
+def classic_options() -> argparse.Namespace:
+    """The command line of `classic_torch.py`."""
+    parser = OneLineParser(description="Gated attention on feature vectors as a plain PyTorch loop.")
+    add = parser.add_argument
+    add("--task", type=Path, required=True, help="the .npz file of bags, folds and options")
+    add("--out", type=json_path, required=True, help="the .json file to write")
+    add("--first", type=whole_number(0), default=0, help="the first fit of this process")
+    add("--stride", type=whole_number(1), default=1, help="it does every so manieth fit from there on")
+    return parser.parse_args()
 
 
 def require(*packages: str) -> None:
@@ -142,24 +158,21 @@ def read_split(path: Path, name: str) -> Split:
             instances, labels = arrays[f"{name}_instances"], arrays[f"{name}_labels"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         stop(f"--bags {path}: {expected}")
-    fits = instances.ndim == 4 and labels.shape == instances.shape[:1] and labels.size and np.isin(labels, (0, 1)).all()
-    if not fits:
+    whole = labels.shape == instances.shape[:1] and labels.size and np.isin(labels, (0, 1)).all()
+    if instances.ndim != 4 or not whole:
         stop(f"--bags {path}: {expected}")
     return Split(instances.astype(np.float32), labels.astype(np.int32))
 
 
 def usable_cores() -> int:
     """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory_mib() -> float:
     """The largest resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # Linux counts KiB, macOS bytes
 
 
 def write_json(out: Path, content: Any) -> None:
@@ -170,14 +183,10 @@ def write_json(out: Path, content: Any) -> None:
 
 
 def write_results(out: Path, peer: dict[str, Any], members: list[Member], train: Split) -> None:
-    """Write the results of a run; the JSON file comes last, so that it stands for the whole.
+    """Write what is true of all members and each member's own; the JSON file comes last and stands for the whole.
 
-    Args:
-        out: the JSON file; ``probabilities [S, B, C]`` and ``attention [S, B, K]`` of the test bags
-            go to the .npz file of the same name, except where only times were taken.
-        peer: what is true of all members: name, backend, versions, threads.
-        members: the S members.
-        train: the training bags, one step each.
+    Where not only times were taken, the .npz file of the same name has ``probabilities [S, B, C]`` and ``attention
+    [S, B, K]`` of the test bags.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     predictions = [member.prediction for member in members if member.prediction is not None]
@@ -189,7 +198,7 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
         | {"microseconds_per_step_by_epoch": [1e6 * seconds / train.labels.size for seconds in member.train_seconds]}
         for member in members
     ]
-    sizes = {"bag_size": train.bag_size, "steps_per_epoch": train.labels.size, "usable_cores": usable_cores()}
+    sizes = {"bag_size": train.instances.shape[1], "steps_per_epoch": train.labels.size, "usable_cores": usable_cores()}
     versions = {"python": platform.python_version(), "numpy": np.__version__} | peer["versions"]
     summary = {"versions": versions, "peak_memory_mib": peak_memory_mib(), "members": records}
     write_json(out, peer | sizes | summary)

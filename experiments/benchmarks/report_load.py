@@ -6,6 +6,7 @@ which must be installed; Playwright, of the extra `test`, drives it.
     python experiments/benchmarks/report_load.py
 """
 
+import itertools
 import shutil
 import statistics
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 from mil_jax import datasets, report, sampling
-from mil_jax.errors import InputError
+from mil_jax.errors import InputError, check_whole
 from mil_jax.run import cli
 from mil_jax.run.screen import print_table
 from mil_jax.text import Table
@@ -29,10 +30,8 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu")
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 SORT = "document.querySelector('[data-order=\"attention entropy\"]').click()"
 # From the start of loading, or from `start`, until the next frame is drawn.
-UNTIL_DRAWN = """
-new Promise(done => {{ const start = {start}; {action};
-  requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000))); }})
-"""
+DRAWN = "requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000)))"
+UNTIL_DRAWN = "new Promise(done => {{ const start = {start}; {action}; " + DRAWN + "; }})"
 
 
 @dataclass(frozen=True)
@@ -48,29 +47,29 @@ class Config:
     rounds: int = 5
     """How often each page is opened."""
 
+    def __post_init__(self) -> None:
+        for name in ("members", "rounds"):
+            check_whole(name, getattr(self, name), 1)
+
 
 def main(config: Config) -> None:
     """Makes the pages, opens them, and prints medians."""
     command = next(filter(None, map(shutil.which, BROWSERS)), None)
     if command is None:
         raise InputError("PATH", "chromium", f"expected one of {', '.join(BROWSERS)}: apt-get install chromium")
-    for name in ("members", "rounds"):
-        if getattr(config, name) < 1:
-            raise InputError(name, getattr(config, name), "expected at least 1")
     rows = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=command, args=FLAGS)
-        for count in config.bags:
-            for size in config.bag_sizes:
-                path = Path(folder) / f"{count}-{size}.html"
-                gallery = draw_gallery(count, size, config.members)
-                started = time.perf_counter()
-                path.write_text(report.render("Load", [gallery]), encoding="utf-8")
-                made = time.perf_counter() - started
-                rows.append([count, size, path.stat().st_size / 1e6, made, *measure(browser, path, config.rounds)])
-    cells = [[*row[:2], *(f"{value:.2f}" for value in row[2:])] for row in rows]
+        for count, size in itertools.product(config.bags, config.bag_sizes):
+            path = Path(folder) / f"{count}-{size}.html"
+            gallery = draw_gallery(count, size, config.members)
+            started = time.perf_counter()
+            path.write_text(report.render("Load", [gallery]), encoding="utf-8")
+            made = time.perf_counter() - started
+            values = (path.stat().st_size / 1e6, made, *measure(browser, path, config.rounds))
+            rows.append([count, size, *(f"{value:.2f}" for value in values)])
     title = f"Reports of {config.members} members"
-    print_table(Table(title, COLUMNS, cells, "medians of rounds, and the slowest drawing"))
+    print_table(Table(title, COLUMNS, rows, "medians of rounds, and the slowest drawing"))
 
 
 def draw_gallery(count: int, size: int, members: int) -> report.Gallery:

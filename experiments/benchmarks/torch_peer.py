@@ -2,41 +2,28 @@
 
     python torch_peer.py --bags bags.npz --out torch.json --timing-only-epochs 5
 
-One bag per step, automatic differentiation, `torch.optim.Adam(fused=True)`: the loop that a careful
-user writes, without compilation. Model and loss are those of the Keras example
-(`keras_peer.py`). The loop does no more than it has to: nothing is read back inside an epoch, the
-bags are split into rows before it, and denormal numbers are flushed to zero.
+One bag per step, automatic differentiation, `torch.optim.Adam(fused=True)`: a careful user's loop, without compilation.
+Model and loss are those of the Keras example (`keras_peer.py`). The loop does no more than it has to:
+nothing is read back inside an epoch, the bags are split into rows before it, and denormal numbers are flushed to zero.
 
-One difference remains: PyTorch's Adam, like Optax's, adds epsilon to the bias-corrected root of
-the second moment, Keras' to the uncorrected one, which makes its epsilon up to 32 times larger at
-the start.
+One difference remains: PyTorch's Adam, like Optax's, adds epsilon to the bias-corrected root of the second moment,
+Keras' to the uncorrected one, which makes its epsilon up to 32 times larger at the start.
 """
 
 # pyright: reportMissingImports=false
 import argparse
-import sys
 import time
 
 import peer_io
 from peer_io import Member, Split
 
-
-def read_options(arguments: list[str]) -> argparse.Namespace:
-    """The options of this peer."""
-    parser = peer_io.option_parser("The Keras example's model as a plain PyTorch loop.")
-    parser.set_defaults(timing_only_epochs=2)
-    parser.add_argument("--threads", type=peer_io.whole_number(1), default=1, help="threads of PyTorch")
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
-    # Before the import below, so that --help and a wrong option answer without PyTorch.
-    read_options(sys.argv[1:])
+    peer_io.torch_options()  # so that --help and a wrong option answer without PyTorch
     peer_io.require("torch")
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
+import torch
+from torch import nn
+from torch.nn import functional
 
 
 def initialise(model: nn.Module) -> None:
@@ -59,8 +46,7 @@ class AttentionMIL(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(pixels, 128)
         self.embed = nn.Linear(128, 64)
-        self.V = nn.Linear(64, peer_io.ATTENTION_UNITS, bias=False)
-        self.U = nn.Linear(64, peer_io.ATTENTION_UNITS, bias=False)
+        self.V, self.U = (nn.Linear(64, peer_io.ATTENTION_UNITS, bias=False) for _ in "VU")
         self.w = nn.Linear(peer_io.ATTENTION_UNITS, 1, bias=False)
         self.head = nn.Linear(64 * bag_size, 2)
         initialise(self)
@@ -102,7 +88,7 @@ def train_epoch(
 def time_member(options: argparse.Namespace, member: int, train: Split) -> Member:
     """Train for the asked number of epochs and do nothing else; the seed decides everything that is drawn."""
     torch.manual_seed(options.seed + member)
-    model = AttentionMIL(train.bag_size, train.instances[0, 0].size)
+    model = AttentionMIL(train.instances.shape[1], train.instances[0, 0].size)
     optimizer = torch.optim.Adam(model.parameters(), lr=peer_io.LEARNING_RATE, eps=peer_io.ADAM_EPSILON, fused=True)
     bags, labels = torch.from_numpy(train.instances).flatten(2), torch.from_numpy(train.labels).long()
     weights, losses, seconds = torch.tensor(train.class_weights), [], []
@@ -119,10 +105,9 @@ def main(options: argparse.Namespace) -> None:
     settle(options.threads)
     train = peer_io.read_split(options.bags, "train")
     members = [time_member(options, i, train) for i in range(options.members)]
-    versions = {"torch": torch.__version__}
-    peer = {"peer": "torch", "backend": "torch", "threads": options.threads, "versions": versions}
+    peer = {"peer": "torch", "backend": "torch", "threads": options.threads, "versions": {"torch": torch.__version__}}
     peer_io.write_results(options.out, peer, members, train)
 
 
 if __name__ == "__main__":
-    main(read_options(sys.argv[1:]))
+    main(peer_io.torch_options())

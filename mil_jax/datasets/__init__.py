@@ -2,16 +2,16 @@
 
 Pools of instances to draw bags from: ``load`` knows the sample of MNIST that is part of the package, three sets of the
 MNIST family, and any labelled image set of TensorFlow Datasets (TFDS). Bags as the world has them: ``load_classic``
-(MUSK, Elephant, Fox, Tiger), ``load_colon`` (histology), ``load_features`` (HDF5 files that an encoder left) and
-``read_table`` (CSV of your own).
+(MUSK, Elephant, Fox, Tiger), ``load_colon`` (histology), ``read_table`` (CSV of your own) and ``load_cohort`` (files of
+features that an encoder left, with a table of labels).
 """
 
 from pathlib import Path
 
 from mil_jax.datasets import idx
 from mil_jax.datasets.classic import CLASSIC_NAMES, load_classic, load_table_set
+from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.datasets.colon import load_colon
-from mil_jax.datasets.features import load_features
 from mil_jax.datasets.files import as_path
 from mil_jax.datasets.idx_sets import DIGITS, IDX_SETS
 from mil_jax.datasets.records import BagSet, Dataset, Instances, content_hash
@@ -19,8 +19,8 @@ from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError
 
 __all__ = [
-    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Dataset", "Instances", "check_name", "content_hash", "is_known", "load",
-    "load_classic", "load_colon", "load_features", "load_table_set", "read_table",
+    "CLASSIC_NAMES", "SAMPLE", "BagSet", "Cohort", "Columns", "Dataset", "Instances", "check_name", "content_hash",
+    "is_known", "load", "load_classic", "load_cohort", "load_colon", "load_table_set", "read_table",
 ]  # fmt: skip
 
 SAMPLE = "mnist-sample"

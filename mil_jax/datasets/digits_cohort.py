@@ -31,6 +31,6 @@ def digits_cohort(seed: int) -> Cohort:
             sources.append(BagSource(name=name, group=group, label=patient % 2, arrays=(digits.x[rows], position)))
             truths.append((digits.label[rows] == 1).astype(np.int32))
     return cohort_of_arrays(
-        "digits", sources, ("negative", "positive"), unit="px", patch_size=SIDE, instance_label=np.concatenate(truths),
-        source="a cohort made of MNIST digits that are part of the package",
+        "digits", sources, ("negative", "positive"), unit="px", patch_size=float(SIDE),
+        instance_label=np.concatenate(truths), source="a cohort made of MNIST digits that are part of the package",
     )  # fmt: skip

@@ -4,12 +4,15 @@ Columns with a usual name are found by themselves: CLAM's `case_id,slide_id,labe
 `slide_id,patient_id,split,label`, STAMP's `PATIENT` and `FILENAME`, torchmil's `bag_name`.
 """
 
-import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from mil_jax.datasets.csv_rows import Row, check_columns, is_number, read_rows
+from mil_jax.datasets.feature_files import SUFFIXES
 from mil_jax.datasets.files import read_bytes, wrong_file
 from mil_jax.errors import InputError
 
@@ -19,7 +22,8 @@ USUAL = {
     "group": ("patient", "patient_id", "case_id", "case", "group"),
     "split": ("split",),
 }
-Record = dict[str, str]
+ENDINGS = (*SUFFIXES, ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".czi", ".scn")  # that a table may say and a file not
+CONTENT = "a table with a header"
 
 
 @dataclass(frozen=True)
@@ -32,50 +36,114 @@ class Columns:
     split: str | None = None
 
 
+class Record(NamedTuple):
+    """A row of a table: its line, and its cells by the names of the columns."""
+
+    line: int
+    cells: dict[str, str]
+
+
 @dataclass(frozen=True)
 class LabelRow:
     """What tables say of one file: its name, what it belongs to, its label and its part of a split; "" for nothing."""
 
     slide: str
     group: str
-    label: str
-    split: str
+    label: str = ""
+    split: str = ""
 
 
 def read_labels(path: Path, slide_table: Path | None, columns: Columns) -> list[LabelRow]:
     """The rows of a table, each file once; with a second table, which tells the files of each group.
 
     Raises:
-        InputError: a column that the table has not, a row without a name or a label, or a file named twice.
+        InputError: a column that the table has not, a row without a name, or a file named twice.
     """
     header, records = read_records(path)
     if slide_table is not None:
         header, records = _joined(path, records, header, slide_table, columns)
     names = {kind: _column(path, header, kind, getattr(columns, kind)) for kind in USUAL}
-    if names["slide"] is None:
-        raise InputError("slide_column", None, f"expected the column with the files' names, one of {', '.join(header)}")
-    if names["label"] is None:
-        others = [name for name in header if name not in names.values()]
-        if len(others) != 1:
-            raise InputError("label_column", None, f"expected the column with the labels, one of {', '.join(header)}")
+    others = [name for name in header if name not in names.values()]
+    if names["label"] is None and len(others) == 1:
         names["label"] = others[0]
-    rows, seen = [], set()
-    for line, record in enumerate(records, start=2):
-        value = {kind: record[name] if name else "" for kind, name in names.items()}
-        for kind in ("slide", "label"):
-            if not value[kind]:
-                raise wrong_file(path, f"a value in column {names[kind]}", f"none in line {line}")
-        if value["slide"] in seen:
-            raise wrong_file(path, "a row for each file", f"{value['slide']!r} twice, in line {line} again")
-        seen.add(value["slide"])
-        rows.append(LabelRow(value["slide"], value["group"] or value["slide"], value["label"], value["split"]))
-    return rows
+    for kind in ("slide", "label"):
+        if names[kind] is None:
+            what = "files' names" if kind == "slide" else "labels"
+            raise InputError(f"{kind}_column", None, f"expected the column with the {what}, one of {', '.join(header)}")
+    rows: dict[str, LabelRow] = {}
+    for line, cells in records:
+        value = {kind: cells.get(name, "") if name else "" for kind, name in names.items()}
+        if not value["slide"] and not (slide_table and value["group"]):
+            raise wrong_file(path, f"a value in column {names['slide']}", f"none in line {line}")
+        slide = value["slide"] or value["group"]
+        if slide in rows:
+            raise wrong_file(path, "a row for each file", f"{slide!r} twice, in line {line} again")
+        rows[slide] = LabelRow(slide, value["group"] or slide, value["label"], value["split"])
+    return list(rows.values())
+
+
+def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -> tuple[list[LabelRow], list[str]]:
+    """The rows that have a label and a file, under the file's name, in the order of files; and what was left out.
+
+    Args:
+        files: names of the files.
+        rows: what a table says; a name may have the ending of a file.
+        missing: "refuse" or "skip" files without a row, rows without a file, and rows without a label.
+
+    Raises:
+        InputError: as said; or two rows for one file.
+    """
+    by_file: dict[str, LabelRow] = {}
+    lost = []
+    for row in rows:
+        stem = next((row.slide[: -len(end)] for end in ENDINGS if row.slide.lower().endswith(end)), row.slide)
+        name = row.slide if row.slide in files else stem
+        if name in by_file:
+            raise InputError("table", row.slide, f"expected one row for the file {name!r}")
+        if name not in files:
+            lost.append(row.slide)
+            continue
+        by_file[name] = LabelRow(name, name if row.group == row.slide else row.group, row.label, row.split)
+    blank = [name for name, row in by_file.items() if not row.label]
+    spare, notes = [name for name in files if name not in by_file], []
+    for names, what in ((lost, "rows without a file"), (blank, "rows without a label"), (spare, "files without a row")):
+        if names:
+            text = f"{len(names)} {what}: {few(names)}"
+            if missing == "refuse":
+                raise InputError("table", text, "expected a labelled row for each file, or missing='skip'")
+            notes.append(f"left out, {text}")
+    if len(by_file) == len(blank):
+        raise InputError("table", f"{len(rows)} rows", f"expected labels of files such as {next(iter(files))}")
+    return [by_file[name] for name in files if name in by_file and name not in blank], notes
+
+
+def few(names: Sequence[str]) -> str:
+    """Up to five names."""
+    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+
+
+def class_order(rows: Sequence[LabelRow], classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes: as given, else numbers by their value and words by the alphabet.
+
+    Raises:
+        InputError: one class alone, or a label that is not among the given ones.
+    """
+    there = {row.label: row.slide for row in reversed(rows)}
+    if len(there) < 2:
+        raise InputError("label", sorted(there), "expected at least two classes")
+    if len(set(classes)) != len(classes):
+        raise InputError("classes", tuple(classes), "expected each class once")
+    wrong = next((label for label in sorted(there) if classes and label not in classes), None)
+    if wrong is not None:
+        raise InputError("label", wrong, f"expected one of {', '.join(classes)} for {there[wrong]!r}")
+    numbers = all(is_number(label) and math.isfinite(float(label)) for label in there)
+    return tuple(classes) or tuple(sorted(there, key=float if numbers else None))
 
 
 def _joined(
     path: Path, records: list[Record], header: list[str], slide_table: Path, columns: Columns
 ) -> tuple[list[str], list[Record]]:
-    """The rows of the second table, each with what the first says of its group."""
+    """The rows of the second table, each with what the first says of its group; and groups without a file."""
     slide_header, slides = read_records(slide_table)
     key = columns.group or next((name for name in slide_header if name in header), None)
     for file, names in ((path, header), (slide_table, slide_header)):
@@ -83,12 +151,15 @@ def _joined(
             raise InputError("group_column", key, f"expected a column of both tables; {file} has {', '.join(names)}")
     by_group: dict[str, Record] = {}
     for record in records:
-        if by_group.setdefault(record[key], record) != record:
-            raise wrong_file(path, f"one row for each {key}", f"two that differ for {record[key]!r}")
-    known = [slide for slide in slides if slide[key] in by_group]
-    if not known:
+        if by_group.setdefault(record.cells[key], record).cells != record.cells:
+            got = f"two that differ for {record.cells[key]!r}, in line {record.line} again"
+            raise wrong_file(path, f"one row for each {key}", got)
+    known = [Record(line, by_group[cells[key]].cells | cells) for line, cells in slides if cells[key] in by_group]
+    there = {record.cells[key] for record in known}
+    if not there:
         raise wrong_file(slide_table, f"values of {key} that {path} has", "none of them")
-    return list(dict.fromkeys([*slide_header, *header])), [by_group[slide[key]] | slide for slide in known]
+    without = [record for group, record in by_group.items() if group not in there]
+    return list(dict.fromkeys([*slide_header, *header])), known + without
 
 
 def _column(path: Path, header: Sequence[str], kind: str, name: str | None) -> str | None:
@@ -106,55 +177,30 @@ def read_records(path: Path) -> tuple[list[str], list[Record]]:
     Raises:
         InputError: no such file, no header, a column named twice, or a row of another length.
     """
-    rows = _xlsx(path) if path.suffix.lower() == ".xlsx" else _csv(path)
-    rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    rows = _xlsx(path) if path.suffix.lower() == ".xlsx" else read_rows(path, CONTENT)
+    rows = [row for row in rows if any(row.cells)]
     if len(rows) < 2:
         raise wrong_file(path, "a header and at least one row", f"{len(rows)} lines")
-    header = rows[0]
+    header = rows[0].cells
     if len(set(header)) < len(header):
         raise wrong_file(path, "columns of different names", ", ".join(header))
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise wrong_file(path, f"{len(header)} cells in each row", f"{len(row)} in line {line}")
-    return header, [dict(zip(header, row, strict=True)) for row in rows[1:]]
+    check_columns(path, rows, len(header), "as the header has")
+    return header, [Record(row.line, dict(zip(header, row.cells, strict=True))) for row in rows[1:]]
 
 
-def _csv(path: Path) -> list[list[str]]:
-    data = read_bytes(path, "a table, as CSV")
-    try:
-        return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise wrong_file(path, "a table, as CSV in UTF-8", f"what cannot be read ({error})") from None
-
-
-def _xlsx(path: Path) -> list[list[str]]:
+def _xlsx(path: Path) -> list[Row]:
+    """The first sheet, as wide as its header."""
     try:
         import openpyxl
     except ImportError:
         raise InputError("table", str(path), "expected a CSV, or openpyxl: pip install 'mil_jax[xlsx]'") from None
-    data = read_bytes(path, "a table, as .xlsx")
+    data = read_bytes(path, CONTENT)
     try:
         sheet = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
-        return [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+        rows = [
+            ["" if cell is None else str(cell).strip() for cell in row] for row in sheet.iter_rows(values_only=True)
+        ]
     except Exception as error:  # of many kinds, where a file is damaged
         raise wrong_file(path, "a table, as .xlsx", f"what cannot be read ({error})") from None
-
-
-def class_order(labels: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes: as given, numbers by their value, other words by the alphabet.
-
-    Raises:
-        InputError: one class alone, or a label that is not among the given ones.
-    """
-    there = set(labels)
-    if classes:
-        wrong = sorted(there - set(classes))
-        if wrong or len(set(classes)) != len(classes):
-            raise InputError("classes", tuple(classes), f"expected all labels once: {', '.join(sorted(there))}")
-    elif len(there) < 2:
-        raise InputError("label", sorted(there), "expected at least two classes")
-    try:
-        ordered = sorted(there, key=float)
-    except ValueError:
-        ordered = sorted(there)
-    return tuple(classes) or tuple(ordered)
+    width = max((i + 1 for i, cell in enumerate(next(filter(any, rows), [])) if cell), default=0)
+    return [Row(line, row[:width] + [""] * (width - len(row))) for line, row in enumerate(rows, start=1)]

@@ -27,8 +27,7 @@ class Instances:
     """The class of each instance, from 0."""
 
     def __post_init__(self) -> None:
-        x = _values(self.x)
-        _set(self, x=x, label=_whole("label", self.label, len(x)))
+        _set(self, label=_whole("label", self.label, len(_values(self.x))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,6 @@ class BagSet:
     def __post_init__(self) -> None:
         _check_texts(self)
         x = _values(self.x)
-        x = x if x.dtype in (np.uint8, np.float16) else x.astype(np.float32, copy=False)
         sizes = _whole("sizes", self.sizes, len(self.bag_names), low=1)
         if not len(x) == sizes.sum() > 0:
             raise InputError("sizes", sizes[:5].tolist(), f"expected {len(x)} instances in all, and at least one bag")
@@ -93,7 +91,7 @@ class BagSet:
         if kind is not None:
             kind = _whole("instance_class", kind, len(x), high=len(self.instance_class_names) - 1)
         if position is not None:
-            position = _values(position, "position").astype(np.float32)
+            position = _values(position, "position").astype(np.float32, copy=False)
             if position.shape != (len(x), 2):
                 raise InputError("position", position.shape, f"expected the shape ({len(x)}, 2)")
         arrays = {"x": x, "sizes": sizes, "label": label, "instance_label": truth}
@@ -122,10 +120,13 @@ def _check_texts(bags: BagSet) -> None:
 
 
 def _values(x: Any, argument: str = "x") -> np.ndarray:
+    """The array, its floats as float16 or float32."""
     if not isinstance(x, np.ndarray) or x.ndim < 2 or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
         got = f"{x.dtype}{list(x.shape)}" if isinstance(x, np.ndarray) else type(x).__name__
         raise InputError(argument, got, "expected an array [N, ...] of bytes or floats")
-    if x.dtype.kind == "f" and not is_finite(x):
+    with np.errstate(over="ignore"):
+        x = x if x.dtype in (np.uint8, np.float16) else x.astype(np.float32, copy=False)
+    if x.dtype != np.uint8 and not is_finite(x):
         raise InputError(argument, "NaN or infinite", "expected finite numbers of single precision")
     return x
 

@@ -82,6 +82,8 @@ class Gallery:
     """A line below the heading."""
     classes: Sequence[str] = ()
     """Their C names; where not given, negative and positive for two, else numbers."""
+    names: Sequence[str] = ()
+    """What each bag is called; its number where not given."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # NumPy's arrays: reading single bags from JAX's would take long

@@ -73,6 +73,7 @@ def run_gallery(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | No
         attention=run.arrays["attention"][members],
         probability=probability[members],
         classes=run.config.get("classes", ()),
+        names=run.arrays["names"].tolist() if "names" in run.arrays else (),
         caption="Each bag as the ensemble sees it: the wrongly predicted first, the surest of them at the top.",
         **{name: run.arrays[name] for name in ("rows", "label", "instance_label")},
     )

@@ -174,7 +174,8 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
             tried = settings_table(trained.best_loss, [str(setting) for setting in settings], chosen, plan)
         write_outcome(run, material, outcome, rows, seen)
         with watch.phase("plots"):
-            write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, config.plot_bags))
+            shown = config.plot_bags if bags.kind.pixels else 0  # of features, maps and the report show the weights
+            write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, shown))
             draw_maps(run, config, cohort, data, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
@@ -277,4 +278,5 @@ def write_outcome(
     """Writes predictions, scores, and the weights of all bags."""
     run.write_csv("predictions.csv", list(prediction_rows(outcome, material)))
     run.write_csv("scores.csv", rows)
-    run.write_arrays("attention.npz", **summary.attention_arrays(outcome.pooled, seen))
+    names = np.array([material.names[bag] for bag in material.plan.tested()])
+    run.write_arrays("attention.npz", **summary.attention_arrays(outcome.pooled, seen), names=names)

@@ -45,7 +45,7 @@ def write_maps(
         run.write_figure(f"map_{heat.name}", plots.slide_map(heat, picture))
         tiles = [_tiles(heat, index, picture, data.x[here]) for index in heatmaps.extreme_patches(heat, TILES)]
         if all(part is not None and len(part.rows) for part in tiles):
-            run.write_figure(f"tiles_{heat.name}", plots.extreme_tiles(heat, *tiles))  # type: ignore[arg-type]
+            run.write_figure(f"map_{heat.name}_tiles", plots.extreme_tiles(heat, *tiles))  # type: ignore[arg-type]
         shapes = heatmaps.geojson(heat, colours=plots.patch_colours(heat))
         run.write_text(f"maps/{heat.name}.geojson", json.dumps(shapes) + "\n")
 
