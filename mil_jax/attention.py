@@ -12,6 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -135,9 +136,9 @@ def stats_of_bags(
     attention: Float[Array, "B K"], mask: Bool[Array, "B K"], instance_label: Int[Array, "B K"]
 ) -> AttentionStats:
     """Compute `attention_stats` of every bag, fields ``[B]``; memory is bounded, however many there are."""
-    bags = max(1, SLOTS_AT_A_TIME // mask.shape[-1])
+    parts = -(-mask.size // SLOTS_AT_A_TIME)  # of one size: the program of another, for the rest, is seldom needed
     given = (attention, mask, instance_label)
-    return lax.map(lambda bag: attention_stats(*bag), given, batch_size=bags)
+    return lax.map(lambda bag: attention_stats(*bag), given, batch_size=-(-mask.shape[0] // max(parts, 1)))
 
 
 def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) -> AttentionStats:
@@ -147,7 +148,14 @@ def mean_stats(stats: AttentionStats, where: Bool[Array, " B"] | None = None) ->
     """
     if where is None:
         where = jnp.ones(stats.entropy.shape, bool)
-    return jax.tree.map(lambda field, known: _mean(field, where & known), stats, defined_where(stats))
+    return jax.tree.map(lambda total, count: total / jnp.maximum(count, 1), *sum_stats(stats, where))
+
+
+def sum_stats(stats: AttentionStats, where: Bool[Array, " B"]) -> tuple[AttentionStats, AttentionStats]:
+    """The sum of each statistic over the bags that define it, and the number of these bags; see `mean_stats`."""
+    known = jax.tree.map(lambda defined: where & defined, defined_where(stats))
+    sums = jax.tree.map(lambda field, counts: jnp.sum(jnp.where(counts, field, 0)), stats, known)
+    return sums, jax.tree.map(jnp.sum, known)
 
 
 def defined_where(stats: AttentionStats) -> AttentionStats:
@@ -156,8 +164,8 @@ def defined_where(stats: AttentionStats) -> AttentionStats:
     `instance_auc` and `average_precision` need `has_both`, `positive_mass`, `hit_at_1` and
     `precision_at_positives` need `has_positive`, all others nothing.
     """
-    always = jax.tree.map(lambda field: jnp.ones(field.shape, bool), stats)
-    with_positive, with_both = (jnp.asarray(share) > 0 for share in (stats.has_positive, stats.has_both))
+    always = jax.tree.map(lambda field: np.ones(np.shape(field), bool), stats)
+    with_positive, with_both = stats.has_positive > 0, stats.has_both > 0
     return dataclasses.replace(
         always,
         positive_mass=with_positive,
@@ -241,7 +249,3 @@ def _mean_spearman(weight: Array, mask: Array) -> Array:
     unordered = members - ordered
     of_pairs = jnp.sum(jnp.sum(unit, axis=0) ** 2) - ordered + unordered * (unordered - 1)
     return jnp.clip(of_pairs / (members * (members - 1)), -1, 1)
-
-
-def _mean(value: Array, where: Array) -> Array:
-    return jnp.sum(jnp.where(where, value, 0)) / jnp.maximum(jnp.sum(where), 1)

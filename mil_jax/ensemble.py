@@ -20,24 +20,9 @@ from mil_jax.errors import InputError, check_whole, checked
 from mil_jax.members import Members, check_full, check_members
 from mil_jax.model import MIL, Prediction, joins, param_shapes
 from mil_jax.optimizer import Hyper, by_member, make_hyper
-from mil_jax.placement import (
-    Placement,
-    default_placement,
-    fill,
-    map_members,
-    on_members,
-    put_shared,
-    to_host,
-)
+from mil_jax.placement import Placement, default_placement, fill, map_members, on_members, put_shared, to_host
 from mil_jax.record import record
-from mil_jax.training import (
-    EpochInfo,
-    FitConfig,
-    FitState,
-    MemberKeys,
-    member_key,
-    predict_member,
-)
+from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys, member_key, predict_member
 
 # ---- records ----
 
@@ -80,7 +65,7 @@ OnEpoch = Callable[[int, EpochInfo, FitState], None]
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How an ensemble is trained: none of it decides its numbers, but for the rounding (see `Placement`).
+    """How an ensemble is trained; of these, the placement alone has a say in its numbers, by rounding (see there).
 
     Attributes:
         placement: devices, and members at once; `default_placement` where not given.
@@ -198,9 +183,8 @@ def check_fit(model: MIL, train: Bags, val: Bags, members: int) -> None:
     if train.kind != val.kind:
         raise InputError("val", str(val.kind), f"expected {train.kind}, as in train")
     if joins(model) and train.slots != val.slots:
-        raise InputError(
-            "val", f"bags of {val.slots}", f"expected bags of {train.slots}, as in train, or the head 'sum'"
-        )
+        expected = f"expected bags of {train.slots}, as in train, or the head 'sum'"
+        raise InputError("val", f"bags of {val.slots}", expected)
     param_shapes(model, train.slots, train.kind.shape)
 
 

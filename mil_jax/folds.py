@@ -63,7 +63,7 @@ def draw_plan(
     val_share: float = 0.2,
     holdout: float = 0.0,
 ) -> Plan:
-    """Draws F = folds * repeats fits, stratified by class, that never cut a group (StratifiedGroupKFold).
+    """Draws F = folds * repeats fits, stratified by class, that cut no group (scikit-learn's StratifiedGroupKFold).
 
     Args:
         key: decides the draw.

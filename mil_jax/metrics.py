@@ -143,21 +143,6 @@ def average_precision(score: Float[Array, " B"], label: Label, where: Where = No
     return jnp.where(_any_nan(score, where), jnp.nan, mean_where(precision_there, positive))
 
 
-def confusion_counts(
-    prediction: Int[Array, " B"], label: Int[Array, " B"], class_count: int, where: Where = None
-) -> Int[Array, "C C"]:
-    """Count bags by true class (row) and predicted class (column).
-
-    Args:
-        prediction: predicted class ``[B]``.
-        label: true class ``[B]``; a bag whose label is no class, such as -1, is not counted.
-        class_count: the number of classes C.
-        where: the bags to count ``[B]``; all if left out.
-    """
-    true = jax.nn.one_hot(label, class_count, dtype=jnp.int32) * all_or(label, where)[:, None]
-    return true.T @ jax.nn.one_hot(prediction, class_count, dtype=jnp.int32)
-
-
 def accuracy(prediction: Label, label: Label, where: Where = None) -> Float[Array, ""]:
     """Compute the share of bags whose prediction ``[B]`` is their label ``[B]``; NaN for none."""
     return mean_where((prediction == label).astype(jnp.float32), all_or(label, where))

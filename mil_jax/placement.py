@@ -30,8 +30,9 @@ from mil_jax.memory import aligned
 class Placement:
     """Where members run: it decides the time that they take and the memory.
 
-    Two or more devices with one member at a time give the same bits however many they are; any other placement is
-    another program, which rounds otherwise, and long training amplifies that.
+    On CPUs, two or more devices with one member at a time give the same bits however many they are. Any other
+    placement is another program: its rounding differs, and training amplifies that without a bound. A member may end
+    elsewhere; the distribution of members stays (`experiments/RESULTS.md` has figures).
 
     Raises:
         InputError: a number below 1, or more devices than there are.
@@ -79,8 +80,8 @@ def use_all_cores(devices: int | None = None) -> int:
 @checked
 def default_placement(members: int) -> Placement:
     """All devices; on a CPU one member at a time in each, on an accelerator all that the device got."""
-    # XLA compiles a program for one device otherwise than for two or more, up to rounding: a lone member uses two, so
-    # that it gets the numbers that it would get among others. And every process must own a part of the mesh.
+    # XLA compiles a program for one device otherwise than for two or more, with another rounding: a lone member uses
+    # two, so that it gets the numbers that it would get among others. And every process must own a part of the mesh.
     devices = jax.device_count()
     if jax.process_count() == 1:
         devices = min(devices, max(members, 2))

@@ -70,6 +70,16 @@ class Validation(NamedTuple):
     negative: AttentionStats
 
 
+class ValidationSums(NamedTuple):
+    """What validation adds up over bags; statistics as sums and the number of bags that define them."""
+
+    loss: Float[Array, ""]
+    right: Int[Array, ""]
+    count: Int[Array, ""]
+    positive: tuple[AttentionStats, AttentionStats]
+    negative: tuple[AttentionStats, AttentionStats]
+
+
 @record
 class TrainState:
     """What the next step needs."""

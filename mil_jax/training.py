@@ -18,14 +18,24 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mil_jax.attention import AttentionStats, mean_stats, stats_of_bags
+from mil_jax.attention import AttentionStats, stats_of_bags, sum_stats
 from mil_jax.bags import Bags, Scaler, View, gather
 from mil_jax.buckets import at_width, map_bags
 from mil_jax.errors import checked
 from mil_jax.losses import l2_penalty
 from mil_jax.model import MIL, Params, Prediction, apply, init_params, is_noisy
 from mil_jax.optimizer import Hyper, mean_gradient_norm, optimizer
-from mil_jax.states import Batch, EpochInfo, FitConfig, FitState, MemberKeys, StepInfo, TrainState, Validation
+from mil_jax.states import (
+    Batch,
+    EpochInfo,
+    FitConfig,
+    FitState,
+    MemberKeys,
+    StepInfo,
+    TrainState,
+    Validation,
+    ValidationSums,
+)
 
 # ---- a member before its first epoch ----
 
@@ -161,14 +171,27 @@ def predict_member(model: MIL, params: Params, scaler: Scaler | None, bags: Bags
 
 def validate(model: MIL, params: Params, hyper: Hyper, bags: Bags) -> Validation:
     """Loss (unweighted, with L2), accuracy, and mean attention statistics of positive and negative bags."""
+    return validation_of(validation_sums(model, params, hyper, bags), params, hyper)
+
+
+def validation_sums(model: MIL, params: Params, hyper: Hyper, bags: Bags) -> ValidationSums:
+    """What `validate` divides by numbers of bags; sums of several sets of bags add up to those of all."""
     logits, attention, _ = outputs_of(model, params, hyper.scaler, bags)
     loss = jax.vmap(model.target.loss)(logits, bags.label)
     stats = stats_of_bags(attention, bags.mask, bags.instance_label)
     present = bags.label >= 0
     right = model.target.is_right(logits, bags.label)
-    loss, accuracy = (jnp.sum(values, where=present) / jnp.sum(present) for values in (loss, right))
-    positive, negative = mean_stats(stats, bags.label > 0), mean_stats(stats, bags.label == 0)
-    return Validation(penalised(loss, params, hyper), accuracy, positive, negative)
+    loss, right = (jnp.sum(values, where=present) for values in (loss, right))
+    by_label = sum_stats(stats, bags.label > 0), sum_stats(stats, bags.label == 0)
+    return ValidationSums(loss, right, jnp.sum(present), *by_label)
+
+
+def validation_of(sums: ValidationSums, params: Params, hyper: Hyper) -> Validation:
+    """The means of what was added up, and the L2 penalty."""
+    mean = lambda total, count: total / jnp.maximum(count, 1)  # noqa: E731
+    positive, negative = (jax.tree.map(mean, *stats) for stats in (sums.positive, sums.negative))
+    loss = penalised(sums.loss / sums.count, params, hyper)
+    return Validation(loss, sums.right / sums.count, positive, negative)
 
 
 def has_stopped(state: FitState, config: FitConfig) -> Bool[Array | np.ndarray, "*members"]:
@@ -180,9 +203,19 @@ def fit_epoch(
     model: MIL, config: FitConfig, hyper: Hyper, train: Bags, val: Bags, state: FitState
 ) -> tuple[FitState, EpochInfo]:
     """Trains one epoch, validates, and keeps the parameters if no epoch before had a lower loss."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.order_key)), state.epoch)
-    trained, (train_loss, train_accuracy) = train_epoch(model, config, hyper, train, state.train, key)
-    validation = validate(model, trained.params, hyper, val)
+    trained, means = train_epoch(model, config, hyper, train, state.train, epoch_key(state))
+    return close_epoch(state, trained, means, validate(model, trained.params, hyper, val))
+
+
+def epoch_key(state: FitState) -> Key[Array, ""]:
+    """What decides the order of bags in the epoch that comes next."""
+    return jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.order_key)), state.epoch)
+
+
+def close_epoch(
+    state: FitState, trained: TrainState, means: StepInfo, validation: Validation
+) -> tuple[FitState, EpochInfo]:
+    """The member after an epoch that `state` began and `trained` ended; keeps the parameters if they are the best."""
     epoch, better = state.epoch + 1, validation.val_loss < state.best_loss
     keep = partial(jnp.where, better)
     advanced = FitState(
@@ -195,7 +228,7 @@ def fit_epoch(
         order_key=state.order_key,
     )
     norm = mean_gradient_norm(trained.opt_state)
-    return advanced, EpochInfo(epoch, train_loss, train_accuracy, norm, *validation)
+    return advanced, EpochInfo(epoch, means.loss, means.right, norm, *validation)
 
 
 def blank_info() -> EpochInfo:

@@ -1,14 +1,14 @@
-"""Checkpoints of any tree; test_run_folder has those that a run goes on from, test_distributed several processes."""
+"""Checkpoints of any tree; those that a killed run goes on from are in test_run_folder."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from orbax.checkpoint import v1 as ocp
 
 from mil_jax.record import record
 from mil_jax.run import checkpoints
@@ -38,37 +38,40 @@ def assert_same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("tree", [TREE, dataclasses.replace(TREE, scaler=None)], ids=["full", "a field without arrays"])
 def test_a_tree_comes_back(tree: Record, tmp_path: Path) -> None:
-    """As the records that it was where they are given, else as dicts; with its facts, and types that JAX has not."""
-    checkpoints.save(tmp_path / "tree", tree, answer=42)
-    same, facts = checkpoints.load(tmp_path / "tree", tree)
-    assert jax.tree.structure(same) == jax.tree.structure(tree) and facts["answer"] == 42
-    assert_same(same, tree)
-    plain, _ = checkpoints.load(tmp_path / "tree")
+    """As dicts, with the names and types that it had; a second one takes its place."""
+    checkpoints.save(tmp_path / "tree", {"params": np.zeros(2)})
+    checkpoints.save(tmp_path / "tree", tree)
+    plain = checkpoints.load(tmp_path / "tree")
     assert set(plain) == {"params", "scaler"}
     assert_same(plain["params"], tree.params)
     assert (plain["scaler"] is None) == (tree.scaler is None)
+
+
+def test_progress_comes_back_as_the_records_that_it_was(tmp_path: Path) -> None:
+    tree = Record(scaler=Record(scaler=np.array([0.1, 1 / 3]), params=None), params={"b": (np.arange(4), jnp.ones(2))})
+    checkpoints.save_progress(tmp_path, 7, tree, log_bytes=5, answer=42)
+    loaded = checkpoints.load_progress(tmp_path, jax.tree.map(lambda leaf: 0, tree), 5, pytest.fail)
+    assert loaded and loaded[1] == {"log_bytes": 5, "answer": 42, "epoch": 7, "processes": 1}
+    assert jax.tree.structure(loaded[0]) == jax.tree.structure(tree)
+    assert_same(loaded[0], tree)
 
 
 def test_arrays_of_several_devices_come_back(tmp_path: Path) -> None:
     mesh = Mesh(np.array(jax.devices()[:2]), ("member",))
     whole = np.arange(8 * mesh.size, dtype=np.float32).reshape(mesh.size, 8)
     placed = jax.device_put(whole, NamedSharding(mesh, PartitionSpec("member")))
-    checkpoints.save(tmp_path / "tree", {"cut": placed})
-    assert_same(checkpoints.load(tmp_path / "tree")[0], {"cut": whole})
+    checkpoints.save_progress(tmp_path, 1, {"cut": placed}, log_bytes=0)
+    loaded = checkpoints.load_progress(tmp_path, {"cut": 0}, 0, pytest.fail)
+    assert loaded
+    assert_same(loaded[0], {"cut": whole})
 
 
-def test_orbax_never_meets_an_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one to write over, two processes could wait for each other at different barriers of it."""
-    checkpoints.save(tmp_path / "tree", {"a": np.zeros(2)})
-    save = ocp.save
-
-    def look(path: str, *args: Any, **options: Any) -> None:
-        assert not Path(path).exists() and "overwrite" not in options
-        save(path, *args, **options)
-
-    monkeypatch.setattr(ocp, "save", look)
-    checkpoints.save(tmp_path / "tree", {"a": np.ones(2)})
-    assert_same(checkpoints.load(tmp_path / "tree")[0], {"a": np.ones(2)})
+def test_a_checkpoint_counts_when_all_processes_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    checkpoints.save_progress(tmp_path, 1, {"a": np.arange(2)}, log_bytes=0)
+    notes: list[str] = []
+    assert checkpoints._newest_whole(tmp_path, {"a": 0}, 0, notes.append) is None
+    assert len(notes) == 1 and "000001 is damaged (FileNotFoundError" in notes[0]
 
 
 def test_the_other_processes_follow_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
     "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
     "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
-    "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots", "run", "run.config",
+    "streaming", "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots", "run", "run.config",
     "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder",
     "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome", "run.maps",
     "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",

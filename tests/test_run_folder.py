@@ -213,7 +213,7 @@ def test_members_come_back_bit_by_bit(run):
         *(jax.tree.map(lambda x: np.asarray(x).view("u4"), y) for y in (read.members.params, parameters(2)))
     )
     assert read.members.scaler is not None
-    assert_same_bits(vars(read.members.scaler), scaler)
+    assert_same_bits(vars(read.members.scaler), scaler | {"unit": None})
     assert read.summary is None and read.class_names == CONFIG["classes"]
     assert read.config["options"]["seed"] == 0 and read.members.kind.shape == (6,)
 
@@ -330,7 +330,8 @@ def five_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run.save_progress(epoch, progress_of(epoch))
     with (path / "metrics.jsonl").open("a") as log:
         log.write('{"epo')
-    (path / "progress" / "000006.orbax-checkpoint-tmp").mkdir()
+    (path / "progress" / "000006").mkdir()
+    shutil.copy(path / "progress" / "000005" / "0.npz", path / "progress" / "000006" / "0.partial")
     return path
 
 
@@ -343,7 +344,7 @@ def killed(five_epochs: Path, tmp_path: Path) -> Iterator[RunFolder]:
 
 
 def newest(run: RunFolder) -> list[Path]:
-    return sorted((path for path in (run.path / "progress").iterdir() if path.name.isdigit()), reverse=True)
+    return sorted((path.parent for path in (run.path / "progress").glob("*/0.npz")), reverse=True)
 
 
 def assert_goes_on_from(run: RunFolder, *logged: int) -> None:
@@ -371,8 +372,8 @@ def shorten(path: Path, by: int = 2) -> None:
 
 @pytest.mark.parametrize(
     "harm",
-    [shorten, lambda path: shorten(path, 10**9), damage_array, remove("state"), remove("_CHECKPOINT_METADATA")],
-    ids=["shortened", "emptied", "a byte changed", "arrays deleted", "metadata deleted"],
+    [shorten, lambda path: shorten(path, 10**9), damage_array],
+    ids=["shortened", "emptied", "a byte changed"],
 )
 def test_a_damaged_checkpoint_is_passed_over(killed, harm):
     harm(newest(killed)[0])
@@ -416,6 +417,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed, number, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp, "save", fail)
+        patch.setattr(np, "savez", fail)
         for write in (lambda: killed.save_progress(6, progress_of(6)), lambda: killed.write_members(parameters(1))):
             with pytest.raises(RunError, match=r"what was written before is whole: make room, .* --resume") as stop:
                 write()
@@ -428,7 +430,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(killed, number, monkeypatch):
 
 
 # What a second process does with a folder that the first one has open, and then with a disk that fills up:
-# no file may grow beyond 300 kB, which Orbax meets in its own code, outside Python.
+# no file may grow beyond 300 kB, which is met outside Python.
 SECOND_PROCESS = """
 import resource, sys
 from pathlib import Path

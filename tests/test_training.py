@@ -19,7 +19,7 @@ from mil_jax import buckets, training
 from mil_jax.bags import Bags, gather, mark_absent, pad
 from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import Hyper
-from mil_jax.training import FitConfig, FitState, TrainState, epoch_order, train_step
+from mil_jax.training import FitConfig, FitState, TrainState, epoch_order, train_epoch, train_step
 
 # ---- the loss and Adam once more, in NumPy: in double precision, or complex ----
 

@@ -1,7 +1,7 @@
 """How well bags are told apart: ROC and precision-recall curves, and calibration."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -81,6 +81,32 @@ def _rates_figure(
         grid[0].add_patch(Rectangle((left, bottom), size, size, **frame))
     handles = [key(label, **look) for label, look in zip(labels, looks, strict=True)]
     figure.legend(handles=handles, loc="outside upper center", ncols=3 if panels == 2 else 1)
+    return figure
+
+
+@styled
+def one_against_rest(
+    roc: Mapping[str, Curve], precision_recall: Mapping[str, Curve], areas: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """The ROC and the precision-recall curve of each class, told from all others by its probability.
+
+    Curves are those of `roc_curves` and `precision_recall_curves`; the areas are AUC and average precision, printed.
+    """
+    figure, (left, right) = panel_grid(2, 2, panel=(4.1, 4.3))
+    left.plot((0, 1), (0, 1), color=GREY, linewidth=1, linestyle=DASHED)
+    handles = []
+    for number, name in enumerate(roc):
+        look = {"color": style.CLASSES[number % len(style.CLASSES)], "linewidth": 1.6}
+        look["linestyle"] = ("-", "--", ":")[number // len(style.CLASSES) % 3]
+        left.plot(*roc[name], **look)
+        right.plot(*precision_recall[name], drawstyle="steps-pre", **look)
+        auc, precision = areas[name]
+        handles.append(key(f"{name}, AUC {auc:.3f}, AP {precision:.3f}", **look))
+    names = (("false positive rate", "true positive rate"), ("recall", "precision"))
+    for axes, (x, y) in zip((left, right), names, strict=True):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y)
+        axes.set_aspect("equal", adjustable="box")
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 
 

@@ -9,6 +9,7 @@ Axes: B bags, C classes, F fits, G settings, M members of a fit, S = G * F * M.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         write_outcome(run, material, outcome, rows, seen)
         with watch.phase("plots"):
             shown = config.plot_bags if bags.kind.pixels else 0  # of features, maps and the report show the weights
-            write_figures(run, figures.after_training(kept, outcome.pooled, seen, cohort.class_names, shown))
+            draw = partial(figures.after_training, kept, outcome.pooled, seen, cohort.class_names, shown)
+            write_figures(run, draw)
             draw_maps(run, config, cohort, data, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)

@@ -6,9 +6,9 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from mil_jax.members import Members
 from mil_jax.model import build, param_shapes
 from mil_jax.optimizer import by_member, make_hyper
 from mil_jax.placement import Placement
-from mil_jax.run import figures, screen, summary, tensorboard
+from mil_jax.run import checkpoints, figures, screen, summary, tensorboard
 from mil_jax.run.config import MembersConfig, Problem, RunConfig, settings
 from mil_jax.run.fit import Task, fit_recorded
 from mil_jax.run.folder import RunFolder, check_free, open_run
@@ -85,20 +85,15 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     content, how = describe(config, problem)
     with open_run(config.out or "", content, how, config.compute.resume) as run:
         screen.print_problem(problem.name, problem.class_names, splits, mil)
-        with watch.phase("plots"):
-            write_figures(
-                run, figures.before_training(of_member(splits.train, 0), problem.class_names, config.plot_bags)
-            )
         placement = placement_of(config.compute, config.members)
-        with rehearsal(task, splits, placement) as rehearse:
-            trained = fit_recorded(run, task, config.compute, watch, rehearse)
+        trained = train(run, task, config, problem, placement, watch)
         with watch.phase("evaluate"):
             judged = summary.judge(mil, trained, splits, placement)
             results = summary.summarize(trained, judged, splits.test, config.seed)
         run.write_arrays("attention.npz", **summary.attention_arrays(judged, splits.test))
         with watch.phase("plots"):
-            shown = figures.after_training(trained, judged, splits.test, problem.class_names, config.plot_bags)
-            write_figures(run, shown)
+            draw = partial(figures.after_training, trained, judged, splits.test)
+            write_figures(run, partial(draw, problem.class_names, config.plot_bags))
         results = dataclasses.replace(results, seconds=watch.read())
         write_results(run, config, results, splits.test)
         run.drop_progress()
@@ -109,27 +104,38 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
     return run.path
 
 
+def train(
+    run: RunFolder, task: Task, config: RunConfig, problem: Problem, placement: Placement, watch: Stopwatch
+) -> Ensemble:
+    """Trains the members; beside it, on another core, the training bags are drawn and what follows is rehearsed."""
+    bags = of_member(problem.splits.train, 0)
+    with ThreadPoolExecutor(1) as beside:
+        draw = partial(figures.before_training, bags, problem.class_names, config.plot_bags)
+        drawn = beside.submit(write_figures, run, draw)
+        rehearse = partial(beside.submit, rehearse_end, task, problem.splits, placement)
+        trained = fit_recorded(run, task, config.compute, watch, rehearse)
+        drawn.result()
+    return trained
+
+
 FEW_MEMBERS = 8  # up to so many, judging takes longer to compile than to run
 
 
-@contextmanager
-def rehearsal(task: Task, splits: Splits, placement: Placement) -> Iterator[Callable[[], object]]:
-    """Gives a function that judges members of zeros on the side: judging compiles while training runs."""
+def rehearse_end(task: Task, splits: Splits, placement: Placement) -> None:
+    """What follows training loads and compiles while training runs: members of zeros are judged, and nothing written.
+
+    What is wrong with the bags, judging itself will say.
+    """
+    checkpoints.load_orbax()
     if jax.process_count() > 1 or task.members > FEW_MEMBERS:
-        yield lambda: None
         return
     shapes = param_shapes(task.model, splits.train.slots, splits.train.kind.shape)
     params = jax.tree.map(lambda leaf: np.zeros((task.members, *leaf.shape), leaf.dtype), shapes)
     scaler = by_member(task.hyper, task.members).scaler
     ones, members = np.ones(task.members, np.int32), Members(params, scaler, splits.train.kind)
     untrained = Ensemble(members, ones, np.ones(task.members, np.float32), ones, jax.tree.map(np.asarray, blank_info()))
-
-    def judge_untrained() -> None:
-        judged = summary.judge(task.model, untrained, splits, placement)
-        summary.summarize(untrained, judged, splits.test, seed=0)
-
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda: pool.submit(judge_untrained)  # what is wrong with the bags, judging itself will say
+    judged = summary.judge(task.model, untrained, splits, placement)
+    summary.summarize(untrained, judged, splits.test, seed=0)
 
 
 def draw_keys(config: MembersConfig) -> MemberKeys:
@@ -166,9 +172,9 @@ def hash_of(splits: Splits) -> str:
     return digest.hexdigest()
 
 
-def write_figures(run: RunFolder, drawn: dict[str, Any]) -> None:
-    """Writes figures by name."""
-    for name, figure in drawn.items():
+def write_figures(run: RunFolder, draw: Callable[[], dict[str, Any]]) -> None:
+    """Writes figures by name; a process that writes nothing draws nothing."""
+    for name, figure in (draw() if run.writes else {}).items():
         run.write_figure(name, figure)
 
 

@@ -6,7 +6,7 @@ Axes: S members, B bags, K slots, C classes.
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from mil_jax import curves, metrics, plots
@@ -16,6 +16,7 @@ from mil_jax.ensemble import Ensemble, average
 from mil_jax.evaluation import NEEDS_POSITIVE, Evaluation, where_known
 from mil_jax.run.config import DEFAULT_NAMES
 from mil_jax.run.summary import Judged
+from mil_jax.scores import ranking_scores
 
 # The statistics that the figure shows, as the labels of its panels.
 SHOWN_STATS = {
@@ -93,14 +94,16 @@ def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, .
     kept = ~judged.diverged
     label, members = np.asarray(test.label), np.asarray(judged.predicted.probability)[kept]
     whole = np.asarray(average(judged.predicted).probability)
-    counts = metrics.confusion_counts(jnp.argmax(whole, axis=-1), jnp.asarray(label), len(class_names))
-    figures = {"confusion_matrix": plots.confusion_matrix(np.asarray(counts), class_names)}
+    counts = confusion_counts(whole.argmax(axis=-1), label, len(class_names))
+    figures = {"confusion_matrix": plots.confusion_matrix(counts, class_names)}
     figures["reliability"] = reliability_figure(whole, label, judged.ensemble["test"])
     if len(members) > 1:
         every, labels = members.reshape(-1, members.shape[-1]), np.tile(label, len(members))
         figures["reliability_of_members"] = reliability_figure(every, labels, judged.members["test"])
-    if len(np.unique(label)) < 2 or len(class_names) > 2:
-        return figures  # the curves are of two classes
+    if len(np.unique(label)) < 2:
+        return figures
+    if len(class_names) > 2:
+        return figures | {"one_against_rest": against_rest_figure(whole, label, class_names)}
     by_member, by_ensemble = judged.members["test"].bags, judged.ensemble["test"].bags
     curve: Callable[..., Any]
     for name, curve, draw_curves, area, extra in (
@@ -118,9 +121,28 @@ def classification_figures(judged: Judged, test: Bags, class_names: tuple[str, .
     return figures
 
 
+def against_rest_figure(probability: np.ndarray, label: np.ndarray, class_names: tuple[str, ...]) -> Any:
+    """The curves of each class that some bag has."""
+    roc, precision_recall, areas = {}, {}, {}
+    for number in np.unique(label):
+        name, score, positive = class_names[number], probability[:, number], (label == number).astype(int)
+        roc[name] = curves.roc_curve(score, positive)
+        precision_recall[name] = curves.precision_recall_curve(score, positive)
+        once = np.ones((1, len(label)))
+        auc, precision = ranking_scores(score, positive > 0, once)
+        areas[name] = float(auc[0]), float(precision[0])
+    return plots.one_against_rest(roc, precision_recall, areas)
+
+
+def confusion_counts(prediction: np.ndarray, label: np.ndarray, class_count: int) -> np.ndarray:
+    """Bags by true class (row) and predicted class (column) [C, C]; one whose label is no class does not count."""
+    classes = np.arange(class_count)[:, None]
+    return (label == classes).astype(int) @ (prediction == classes).T
+
+
 def reliability_figure(probability: np.ndarray, label: np.ndarray, judged: Evaluation) -> Any:
     """The reliability diagram of all these predictions, with the mean calibration error of those who made them."""
-    bins = metrics.reliability(jnp.asarray(probability), jnp.asarray(label))
+    bins = jax.jit(metrics.reliability)(probability, label)
     error = float(np.nanmean(judged.bags.calibration_error))
     return plots.reliability_diagram(bins.confidence, bins.accuracy, bins.count, error)
 

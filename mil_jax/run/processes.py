@@ -21,7 +21,7 @@ def start_jax(compute: Compute, members: int) -> None:
     """Joins the other processes, makes the CPU's devices and opens the compilation cache, before JAX starts."""
     folder = cache_folder(compute.compilation_cache)
     jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     make_cpu_devices(compute)
     join_processes(compute, members)
     if compute.devices is not None and compute.devices > jax.device_count():

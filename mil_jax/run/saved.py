@@ -107,7 +107,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def load_members(path: Path, kind: InstanceKind) -> Members:
     """Reads what `RunFolder.write_members` wrote onto the first device; an InputError without a whole checkpoint."""
     try:
-        tree = checkpoints.load(path)[0]
+        tree = checkpoints.load(path)
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError("path", str(path), f"expected a whole checkpoint ({first_line})") from error
