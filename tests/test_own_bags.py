@@ -217,7 +217,8 @@ def test_three_classes_go_by_their_names_in_the_order_asked_for(everything: Path
     np.testing.assert_allclose(sum(column(rows, f"probability_{name}") for name in THREE), 1, atol=1e-6)
     assert {row["label"] for row in rows} == set(THREE) >= {row["called"] for row in rows}
     assert "threshold" not in rows[0] and all(name in page for name in THREE)
-    assert {path.stem for path in (everything / "figures").iterdir()} == FIGURES
+    figures = {path.stem for path in (everything / "figures").iterdir()}
+    assert figures == (FIGURES - {"roc_curve", "precision_recall_curve"}) | {"one_against_rest"}
 
 
 def test_without_options_it_runs_on_digits_and_draws_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
