@@ -59,6 +59,8 @@ class Config:
     def __post_init__(self) -> None:
         check_out(self.out)
         check_whole("maps", self.maps, 0)
+        if self.compute.resume:
+            raise InputError("resume", True, "expected another folder: predictions are made anew")
         if self.fit is not None:
             check_whole("fit", self.fit, 0)
 

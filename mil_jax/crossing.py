@@ -3,7 +3,6 @@
 Axes: B bags, C classes, K slots, F fits, G settings, M members of a fit, R rounds, W places for test bags.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -122,7 +121,9 @@ def linear_probe(
     return pooled
 
 
-def unlikeness(features: Float[np.ndarray, "B F"], mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
+def unlikeness(
+    features: Float[np.ndarray, "B F"], mean: Float[np.ndarray, " F"], deviation: Float[np.ndarray, " F"]
+) -> Float[np.ndarray, " B"]:
     """How far bags' mean features lie from those of other bags [B]: the root mean square of the standard scores."""
-    scores = (features - np.asarray(mean)) / np.asarray(deviation)
+    scores = (features - mean) / deviation
     return np.sqrt((scores**2).mean(axis=1))

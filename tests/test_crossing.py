@@ -142,4 +142,4 @@ def test_the_linear_probe_ranks_and_never_sees_test_bags() -> None:
 
 def test_unlikeness_is_the_root_mean_square_of_standard_scores() -> None:
     features = np.array([[1.0, 2.0], [1.0 + 3 * 0.5, 2.0 - 4 * 2.0]])
-    np.testing.assert_allclose(unlikeness(features, [1.0, 2.0], [0.5, 2.0]), [0, (12.5) ** 0.5])
+    np.testing.assert_allclose(unlikeness(features, np.array([1.0, 2.0]), np.array([0.5, 2.0])), [0, (12.5) ** 0.5])

@@ -35,10 +35,8 @@ from mil_jax.training import FitConfig
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path[:0] = [str(EXPERIMENTS), str(EXPERIMENTS / "ablations")]
 ABLATIONS = ("gating", "bag_size", "regularization", "ensemble_size", "digits", "imbalance")
-SCRIPTS: dict[str, Any] = {
-    name: importlib.import_module(name)
-    for name in ("mnist_bags", "classic_benchmarks", "colon", "paper_mnist_bags", "sweep", "seed_spread", *ABLATIONS)
-}
+RUNS = ("mnist_bags", "own_bags", "classic_benchmarks", "colon", "paper_mnist_bags", "sweep", "seed_spread")
+SCRIPTS: dict[str, Any] = {name: importlib.import_module(name) for name in (*RUNS, *ABLATIONS)}
 mnist_bags, sweep, seed_spread = SCRIPTS["mnist_bags"], SCRIPTS["sweep"], SCRIPTS["seed_spread"]
 report_command: Any = importlib.import_module("mil_jax.report.__main__")
 
@@ -342,6 +340,8 @@ REFUSED = [
     ("digits", "--classes 1"), ("imbalance", "--shares 0.0"), ("imbalance", "--shares 0.001"),
     *((name, f"--{option}") for name in ABLATIONS
       for option in ("dataset foo", "members 1", "measures", "measures auc acu", "measures weather")),
+    ("own_bags", "--folds 99"), ("own_bags", "--repeats 0"), ("own_bags", "--holdout 0.7"), ("own_bags", "--scale log"),
+    ("own_bags", "--learning-rates nan"), ("own_bags", "--features /proc/nothing"),
     *((name, "--resume") for name in SCRIPTS),
 ]  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_intervals_are_over_groups_and_cover_the_truth() -> None:
     Over bags that are taken for independent they are about half as wide, and too few hold it.
     """
     draw, hits, widths = np.random.default_rng(0), {"groups": 0, "bags": 0}, {"groups": [], "bags": []}
-    patients, slides, cases = 50, 4, 80
+    patients, slides, cases = 50, 4, 60
     names = {"groups": [str(i // slides) for i in range(patients * slides)],
              "bags": [str(i) for i in range(patients * slides)]}  # fmt: skip
     label = np.arange(patients).repeat(slides) % 2
@@ -129,7 +129,7 @@ def test_intervals_are_over_groups_and_cover_the_truth() -> None:
         right = (draw.uniform(size=patients) < 0.7).repeat(slides)
         probability = np.where(right[:, None] == (label[:, None] == np.arange(2)), 0.8, 0.2)
         for kind, groups in names.items():
-            score = group_scores(probability[None], label, groups, jax.random.key(case), 300)["accuracy"]
+            score = group_scores(probability[None], label, groups, jax.random.key(case), 200)["accuracy"]
             hits[kind] += score.low <= 0.7 <= score.high
             widths[kind].append(score.high - score.low)
     assert np.mean(widths["groups"]) == pytest.approx(2 * np.mean(widths["bags"]), rel=0.1)

@@ -97,7 +97,7 @@ def grid(material: Material) -> tuple[list[Setting], Ensemble]:
     return settings, train(task_of(material, settings))
 
 
-@pytest.mark.parametrize("place", [0, 1, 2], ids=["standard", "raw", "l2"])
+@pytest.mark.parametrize("place", [0, 1], ids=["standard", "raw"])
 def test_a_grid_gives_each_member_the_numbers_that_it_has_alone(grid, material: Material, place: int) -> None:
     settings, together = grid
     alone, count = train(task_of(material, [settings[place]])), FITS * MEMBERS
@@ -117,7 +117,7 @@ def test_length_one_is_what_features_normalised_by_hand_give(grid, material: Mat
     given = dataclasses.replace(material, bags=by_hand)
     alone = train(task_of(given, [dataclasses.replace(settings[2], scale="raw")]))
     of_setting = member(together, slice(2 * FITS * MEMBERS, None))
-    assert_close(alone.members.params, of_setting.members.params, 1e-5)
+    assert_close((alone.members.params, alone.best_loss), (of_setting.members.params, of_setting.best_loss), 1e-5)
 
 
 def test_gather_makes_lengths_one_where_asked_and_zero_stays_zero() -> None:

@@ -136,7 +136,7 @@ class Cohort:
 
     def _truth(self, chosen: Sequence[int]) -> np.ndarray:
         if self.instance_label is None:
-            return np.full(int(self.sizes[list(chosen)].sum()), UNKNOWN, np.int32)
+            return np.full(sum(self.bags[i].size for i in chosen), UNKNOWN, np.int32)
         parts = np.split(self.instance_label, np.cumsum(self.sizes)[:-1])
         return np.concatenate([parts[i] for i in chosen])
 
