@@ -1,6 +1,7 @@
 """Settings tried side by side: each member as if it were alone, and features scaled as by hand."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,8 @@ def test_members_are_ordered_by_setting_fit_and_seed(material: Material) -> None
     assert_same_bits((task.train.view, task.val.view), (repeated.train.view, repeated.val.view))
     keys = np.asarray(jax.random.key_data(task.keys.init)).reshape(len(SETTINGS), FITS * MEMBERS, -1)
     assert (keys == keys[:1]).all() and len(np.unique(keys[0], axis=0)) == FITS * MEMBERS
-    hyper, scaler = by_member(task.hyper, task.members), fit_scaler(fits.train)
+    hyper: Any = by_member(task.hyper, task.members)
+    scaler = fit_scaler(fits.train)
     for place, (setting, fit, _) in enumerate(np.ndindex(len(SETTINGS), FITS, MEMBERS)):
         tried = SETTINGS[setting]
         assert hyper.learning_rate[place] == np.float32(tried.learning_rate)
@@ -97,16 +99,15 @@ def grid(material: Material) -> tuple[list[Setting], Ensemble]:
     return settings, train(task_of(material, settings))
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["standard", "raw"])
-def test_a_grid_gives_each_member_the_numbers_that_it_has_alone(grid, material: Material, place: int) -> None:
+def test_a_grid_gives_each_member_the_numbers_that_it_has_alone(grid, material: Material) -> None:
     settings, together = grid
-    alone, count = train(task_of(material, [settings[place]])), FITS * MEMBERS
-    of_setting = member(together, slice(place * count, (place + 1) * count))
+    alone, count = train(task_of(material, settings[:1])), FITS * MEMBERS
+    of_setting = member(together, slice(count))
     assert_close((alone.members.params, alone.best_loss), (of_setting.members.params, of_setting.best_loss), 1e-6)
     said = [
         predict(task_of(material, settings).model, e.members, material.bags).probability for e in (alone, of_setting)
     ]
-    assert_close(*said, 1e-6)
+    assert_close(said[0], said[1], 1e-6)
 
 
 def test_length_one_is_what_features_normalised_by_hand_give(grid, material: Material) -> None:
