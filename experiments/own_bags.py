@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mil_jax.datasets import Cohort, Columns, load_cohort
+from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.datasets.digits_cohort import digits_cohort
 from mil_jax.errors import InputError
 from mil_jax.folds import Plan, check_taught, check_uncut, given_plan

@@ -15,24 +15,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from mil_jax.arrays import bags_from_set
-from mil_jax.bags import Bags
 from mil_jax.committee import mutual_information
 from mil_jax.crossing import mean_features, spread_of, unlikeness
 from mil_jax.datasets.cohort import Cohort, load_cohort
-from mil_jax.datasets.records import BagSet
-from mil_jax.ensemble import predict
 from mil_jax.errors import InputError, check_whole
-from mil_jax.model import Prediction
 from mil_jax.run import cli
 from mil_jax.run.config import Compute, aside, check_out
-from mil_jax.run.folder import RunFolder, check_free, open_run
+from mil_jax.run.folder import check_free, open_run
 from mil_jax.run.maps import write_maps
 from mil_jax.run.outcome import called
 from mil_jax.run.processes import placement_of, start_jax
 from mil_jax.run.saved import Run, load_run
 from mil_jax.run.screen import print_table, say
+from mil_jax.streaming import Windows, predict_windows
 from mil_jax.text import Table
 
 FAR = 1.5  # times as far from the training bags' mean as the farthest of them: unlike them
@@ -49,6 +46,8 @@ class Config:
     """A folder with a file for each bag, as for `own_bags.py`."""
     fit: int | None = None
     """Predict by the members of this fit alone, from 0; by all where not given."""
+    window: int | None = None
+    """Instances in memory at a time, for bags that do not fit into it; all where not given."""
     maps: int = 0
     """Bags, from the first, with a heat map, tiles and GeoJSON."""
     thumbnails: Path | None = aside(None)
@@ -74,16 +73,18 @@ def main(config: Config) -> Path:
     run = load_run(config.run)
     chosen, threshold = members_of_fit(run, config.fit)
     start_jax(config.compute, len(chosen))
-    data = cohort.read()
-    bags = bags_from_set(data)
+    windows = Windows(cohort, int(cohort.sizes.sum()) if config.window is None else config.window)
     members = jax.tree.map(lambda leaf: leaf[chosen], run.members)
-    predicted = predict(run.model, members, bags, placement_of(config.compute, len(chosen)))
-    rows = list(prediction_rows(run, threshold, cohort, bags, predicted))
+    predicted = predict_windows(run.model, members, windows, placement=placement_of(config.compute, len(chosen)))
+    rows = list(prediction_rows(run, threshold, cohort, predicted.probability))
     options = {"run": str(config.run), "fit": config.fit}
     content = {"experiment": "predict_bags", "options": options, "data": {"content_hash": cohort.content_hash}}
     with open_run(out, content, {}, can_resume=False) as folder:
         folder.write_csv("predictions.csv", rows)
-        draw(config, folder, cohort, data, predicted)
+        first = np.arange(min(config.maps, len(cohort.bags)))
+        if len(first):
+            weights = np.asarray(predicted.padded(first).attention)
+            write_maps(folder, cohort, first, weights, config.thumbnails)
     show(rows, len(chosen))
     say(f"folder: {out}")
     return out
@@ -111,20 +112,19 @@ def members_of_fit(run: Run, fit: int | None) -> tuple[np.ndarray, float | None]
 
 
 def prediction_rows(
-    run: Run, threshold: float | None, cohort: Cohort, bags: Bags, predicted: Prediction
+    run: Run, threshold: float | None, cohort: Cohort, probability: Float[np.ndarray, "S B C"]
 ) -> Iterator[dict[str, Any]]:
     """A row for each bag."""
-    probability = np.asarray(predicted.probability)
     mean, information = probability.mean(axis=0), mutual_information(probability)
     spread = spread_of(probability[None])[0]
     entropy = -np.sum(mean * np.log(np.maximum(mean, 1e-38)), axis=-1)
-    distance = distances(run.path, bags)
+    distance = distances(run.path, cohort)
     for i, name in enumerate(cohort.bag_names):
         row = {"bag": name} | called(mean[i], spread[i], run.class_names, threshold)
         yield row | {"entropy": entropy[i], "mutual_information": information[i], "unlike_training": distance[i]}
 
 
-def distances(path: Path, bags: Bags) -> np.ndarray:
+def distances(path: Path, cohort: Cohort) -> np.ndarray:
     """How far each bag lies from the training bags, as a multiple of the farthest of them [B].
 
     Raises:
@@ -135,14 +135,8 @@ def distances(path: Path, bags: Bags) -> np.ndarray:
             typical = dict(saved)
     except (OSError, ValueError) as error:
         raise InputError("run folder", str(path), f"expected one of own_bags.py, with features.npz ({error})") from None
-    far = unlikeness(mean_features(bags), typical["mean"], typical["deviation"])
+    far = unlikeness(mean_features(cohort), typical["mean"], typical["deviation"])
     return far / max(float(typical["distance"].max()), 1e-6)
-
-
-def draw(config: Config, folder: RunFolder, cohort: Cohort, data: BagSet, predicted: Prediction) -> None:
-    """The maps of the first bags."""
-    first = np.arange(min(config.maps, len(cohort.bags)))
-    write_maps(folder, cohort, data, np.asarray(predicted.attention)[:, first], first, config.thumbnails)
 
 
 def show(rows: list[dict[str, Any]], members: int) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mil_jax.bags import Bags
+from mil_jax.datasets.bag_sources import Cohort
 from mil_jax.folds import Plan
 from mil_jax.model import Prediction
 from mil_jax.protocols import choose_threshold
@@ -41,6 +41,12 @@ def out_of_fold(predicted: Prediction, plan: Plan, members: int, bags: int) -> P
         return pooled
 
     return jax.tree.map(by_bag, predicted)
+
+
+def of_parts(predicted: Prediction, part: Int[np.ndarray, "FM T"]) -> Prediction:
+    """Predictions of all bags [F * M, B, ...] as those of each member's own bags [F * M, T, ...]."""
+    own = np.arange(len(part))[:, None], np.maximum(part, 0)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[own], predicted)
 
 
 def as_members(pooled: Prediction, tested: Int[np.ndarray, " T"]) -> Prediction:
@@ -83,16 +89,11 @@ def thresholds(
     return np.array([choose_threshold(p, truth) for p, truth in zip(mean, np.asarray(label)[::members], strict=True)])
 
 
-def mean_features(bags: Bags) -> Float[np.ndarray, "B F"]:
-    """The mean of the instances of each bag, flat."""
-    rows, mask, pool = np.asarray(bags.rows), np.asarray(bags.mask), np.asarray(bags.pool)
-    scale = 255 if bags.kind.pixels else 1
-    return np.stack(
-        [
-            pool[row[held]].reshape(held.sum(), -1).mean(axis=0, dtype=np.float64) / scale
-            for row, held in zip(rows, mask, strict=True)
-        ]
-    )
+def mean_features(cohort: Cohort) -> Float[np.ndarray, "B F"]:
+    """The mean of the instances of each bag, flat; one pass over the files."""
+    scale = 255 if cohort.dtype == np.uint8 else 1
+    means = (bag.read()[0].mean(axis=0, dtype=np.float64).reshape(-1) / scale for bag in cohort.bags)
+    return np.stack(list(means))
 
 
 PENALTIES = tuple(10.0**power for power in range(-4, 3))

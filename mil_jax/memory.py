@@ -22,21 +22,12 @@ def aligned(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def is_finite(values: np.ndarray) -> bool:
-    """Whether all values [N, ...] are finite numbers of single precision."""
-    return first_infinite(values) is None
-
-
-def first_infinite(values: np.ndarray, chunk: int = 4096) -> int | None:
-    """The first row of [N, ...] that has a value beyond single precision; None where all are finite.
-
-    It looks at some rows at a time, so that it needs no memory to speak of.
-    """
-    for start in range(0, len(values), chunk):
-        rows = values[start : start + chunk].reshape(min(chunk, len(values) - start), -1)
-        with np.errstate(over="ignore"):
-            rows = rows.astype(np.float32) if rows.dtype.itemsize > 4 else rows
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            return start + int(np.argmin(finite))
-    return None
+def is_finite(values: np.ndarray, chunk: int = 4096) -> bool:
+    """Whether all values [N, ...] are finite in single precision; some rows at a time, so that it needs no memory."""
+    # NumPy converts float16 one by one; what is not finite has all bits of the exponent, 0x7C00, set.
+    is_half = values.dtype == np.float16
+    parts = (values[start : start + chunk] for start in range(0, len(values), chunk))
+    if is_half:
+        return all(bool((part.view(np.uint16) & 0x7C00 < 0x7C00).all()) for part in parts)
+    with np.errstate(over="ignore"):
+        return all(bool(np.isfinite(part.astype(np.float32, copy=False)).all()) for part in parts)

@@ -433,7 +433,7 @@ def end_epoch(
 
 def blank_sums(members: int) -> EpochSums:
     """Before the first window of an epoch."""
-    zero, none = np.zeros(members, np.float32), np.zeros(members, np.int32)
+    zero, none = jnp.zeros(members, jnp.float32), jnp.zeros(members, jnp.int32)
     stats = jax.tree.map(lambda _: zero, blank_info().positive), jax.tree.map(lambda _: none, blank_info().positive)
     return EpochSums(StepInfo(zero, none), none, ValidationSums(zero, none, none, stats, stats))
 
@@ -629,6 +629,6 @@ def predict_windows(
 def _predict_window(model: MIL, placement: Placement, window: Window, own: Any) -> Prediction:
     def on_device(window: Window, own: Any) -> Prediction:
         bags = bags_in(window, jnp.where(jnp.asarray(window.count) > 0, jnp.arange(len(window.count)), ABSENT))
-        return map_members(lambda member: predict_member(model, *member, bags), own, together=1)
+        return map_members(lambda member: predict_member(model, member[0], member[1], bags), own, together=1)
 
     return on_members(on_device, placement)(window, own)

@@ -30,7 +30,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
     "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
     "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
-    "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
+    "openpyxl": ("datasets",), "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
 }  # fmt: skip
 
 # What `import mil_jax` does without.

@@ -159,7 +159,8 @@ def measure(config: Config) -> dict[str, Any]:
     return {
         "seconds": ends[-1] - (ends[-2] if len(ends) > 2 else ends[0]) if epochs > 1 else ends[-1] - ends[0],
         "megabytes": read[0] / 1e6, "instances": int(cohort.sizes.sum()), "windows": len(done) + 1,
-        "cpu_seconds": time.process_time(), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "sha256": digest.hexdigest()[:16],
+        "cpu_seconds": time.process_time(), "sha256": digest.hexdigest()[:16],
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
 
 

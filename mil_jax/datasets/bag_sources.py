@@ -117,12 +117,12 @@ class Cohort:
         position = np.empty((count, 2), np.float32) if self.unit else None
         for bag, end in zip(bags, ends, strict=True):
             here = slice(end - bag.size, end)
-            values, places = bag.read()
-            x[here] = values
+            x[here], places = bag.read()  # the bag has no name that would keep it while the next one is read
             if position is not None:
                 position[here] = places
+        label = np.array([max(bag.label, 0) for bag in bags], np.int32)
         return BagSet(
-            name=self.name, x=x, sizes=sizes, label=np.array([max(bag.label, 0) for bag in bags], np.int32),
+            name=self.name, x=x, sizes=sizes, label=label,
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Cohort:
 
     def _truth(self, chosen: Sequence[int]) -> np.ndarray:
         if self.instance_label is None:
-            return np.full(sum(self.bags[i].size for i in chosen), UNKNOWN, np.int32)
+            return np.full(int(self.sizes[list(chosen)].sum()), UNKNOWN, np.int32)
         parts = np.split(self.instance_label, np.cumsum(self.sizes)[:-1])
         return np.concatenate([parts[i] for i in chosen])
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from mil_jax.datasets.bag_sources import BagSource, Cohort, cohort_of_arrays
 from mil_jax.datasets.feature_files import FeatureFile, find_files, inspect_file, read_truth
-from mil_jax.datasets.files import as_path, wrong_file
-from mil_jax.datasets.label_tables import Columns, LabelRow, class_order, few, match_rows, read_labels, read_records
+from mil_jax.datasets.files import as_path, few, wrong_file
+from mil_jax.datasets.label_tables import Columns, LabelRow, class_order, match_rows, read_labels, read_records
 from mil_jax.datasets.records import UNKNOWN
 from mil_jax.datasets.tables import read_table
 from mil_jax.errors import InputError, check_choice
@@ -51,15 +51,18 @@ def load_cohort(
     check_choice("slides", slides, ("apart", "join"))
     check_choice("missing", missing, ("refuse", "skip"))
     path = as_path("features", features)
-    if (path / "manifest.json").exists():
+    packed, lines = (path / "manifest.json").exists(), path.is_file() and path.suffix.lower() == ".csv"
+    if table is not None and (packed or lines):
+        raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
+    if packed:
         from mil_jax.datasets.pack import load_packed
 
-        return load_packed(path)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        if table is not None:
-            raise InputError("table", str(table), f"expected none beside {path}, which says the labels itself")
+        cohort = load_packed(path)
+    elif lines:
         cohort = _of_table(path, classes)
     else:
+        if table is None and slide_table is not None:
+            raise InputError("table", None, f"expected the table of labels to which {slide_table} belongs")
         second = None if slide_table is None else as_path("slide_table", slide_table)
         rows = None if table is None else read_labels(as_path("table", table), second, columns)
         cohort = _of_files(path, rows, classes, slides, missing)
@@ -76,6 +79,8 @@ def read_instance_labels(path: str | Path, cohort: Cohort) -> np.ndarray:
             positive instance in a bag of the first class.
     """
     path = as_path("instance_labels", path)
+    if not cohort.class_names:
+        raise InputError("instance_labels", str(path), "expected bags with labels: give their table too")
     header, records = read_records(path)
     if not {"slide_id", "row", "positive"} <= set(header):
         raise wrong_file(path, "the columns slide_id, row, positive", ", ".join(header))
@@ -124,9 +129,9 @@ def _of_files(path: Path, rows: list[LabelRow] | None, classes: Sequence[str], s
         rows, notes = match_rows(files, rows, missing)
     headers = _inspected({row.slide: files[row.slide] for row in rows} if rows else files, notes)
     if rows is None:
-        rows = [LabelRow(name, name, header.label) for name, header in headers.items()]
+        rows = _own_labels(headers, notes)
     rows = [row for row in rows if row.slide in headers]
-    class_names = class_order(rows, classes) if all(row.label for row in rows) else ()
+    class_names = class_order(rows, classes) if rows[0].label else ()
     bags = _bags(rows, headers, class_names, slides)
     kept = [file for bag in bags for file in bag.files]
     units, sides = {file.unit for file in kept}, {file.patch_size for file in kept}
@@ -139,10 +144,21 @@ def _of_files(path: Path, rows: list[LabelRow] | None, classes: Sequence[str], s
         unit=units.pop() if placed else "", patch_size=sides.pop() if len(sides) == 1 else 0.0,
         source=f"{len(kept)} files of {path}", notes=tuple(notes),
     )  # fmt: skip
-    if not any(file.has_truth for file in kept):
+    if not class_names or not any(file.has_truth for file in kept):
         return cohort
     truth = [read_truth(file) if file.has_truth else np.full(file.count, UNKNOWN, np.int32) for file in kept]
     return replace(cohort, instance_label=_checked_truth(cohort, np.concatenate(truth)))
+
+
+def _own_labels(headers: dict[str, FeatureFile], notes: list[str]) -> list[LabelRow]:
+    """Rows as files alone give them; labels where all have one, and these differ."""
+    labels = [header.label for header in headers.values()]
+    if "" not in labels and len(set(labels)) > 1:
+        return [LabelRow(name, name, header.label) for name, header in headers.items()]
+    if any(labels):
+        got = "some bags have none" if "" in labels else f"all are {labels[0]}"
+        notes.append(f"left out, labels in the files: {got}")
+    return [LabelRow(name, name) for name in headers]
 
 
 def _inspected(files: dict[str, Path], notes: list[str]) -> dict[str, FeatureFile]:

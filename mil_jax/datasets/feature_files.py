@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mil_jax.datasets.files import is_file, wrong_file
+from mil_jax.datasets.files import few, is_file, wrong_file
 from mil_jax.datasets.tensors import read_tensors
 from mil_jax.errors import InputError
 from mil_jax.memory import is_finite
@@ -71,7 +71,9 @@ def find_files(folder: Path) -> dict[str, Path]:
             for path in place.glob(f"[!.]*{suffix}"):
                 files.setdefault(path.stem, path)
     if not files:
-        raise InputError("features", str(folder), f"expected files that end in {', '.join(SUFFIXES)}, got none")
+        others = few(sorted(place.name for place in folder.iterdir() if place.is_dir()))
+        hint = f", but folders {others}" if others else ""
+        raise InputError("features", str(folder), f"expected files that end in {', '.join(SUFFIXES)}, got none{hint}")
     return dict(sorted(files.items()))
 
 
@@ -87,7 +89,7 @@ def inspect_file(path: Path) -> FeatureFile:
         with _beside(path, "coords", headers=True) as other:
             coords = coords if other is None else other
             if coords is not None and count and _squeezed(coords.shape) != (count, 2):
-                got = f"{list(coords.shape)} for {count} instances"
+                got = f"{list(coords.shape)}{'' if other is None else ' in coords/'} for {count} instances"
                 raise wrong_file(path, f"as coordinates numbers [{count}, 2]", got)
         about = attributes | dict(getattr(coords, "attrs", {}))
         unit = "" if coords is None else "um" if about.get("unit") in ("um", b"um") else "px"
@@ -172,8 +174,10 @@ def _arrays(path: Path, headers: bool) -> Mapping[str, Any]:
     if path.suffix == ".npz" and headers:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy"): _header(archive, name) for name in archive.namelist()}
-    loaded = np.load(path, mmap_mode="r" if headers and path.suffix == ".npy" else None, allow_pickle=False)
-    return {FEATURES[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    if path.suffix == ".npy":
+        return {FEATURES[0]: np.load(path, mmap_mode="r" if headers else None, allow_pickle=False)}
+    with path.open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -220,10 +224,14 @@ def _label(values: Any) -> str:
 
 
 def _patch_size(about: Mapping[str, Any], unit: str) -> float:
-    """Side of a patch in the unit of positions; CLAM says it in pixels of the level that patches were cut from."""
+    """Side of a patch in the unit of positions; CLAM says it in pixels of the level that patches were cut from.
+
+    0 where nobody says; so of another level than the finest without its scale.
+    """
     if unit == "um":
         return _number(about, "tile_size_um") or _number(about, "tile_size")
-    return _number(about, "patch_size_level0") or _number(about, "patch_size") * (_number(about, "downsample") or 1.0)
+    factor = _number(about, "downsample") or float(not _number(about, "patch_level"))
+    return _number(about, "patch_size_level0") or _number(about, "patch_size") * factor
 
 
 def _number(about: Mapping[str, Any], name: str) -> float:

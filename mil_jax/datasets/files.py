@@ -1,5 +1,6 @@
 """Paths and files as callers give them: what cannot be used becomes one InputError that names it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mil_jax.errors import InputError
@@ -20,6 +21,11 @@ def as_path(argument: str, value: object) -> Path:
 def wrong_file(path: Path, expected: str, got: str) -> InputError:
     """Returns the error that says what a file should hold and what it holds, in one line."""
     return InputError("file", str(path), " ".join(f"expected {expected}, got {got}".split()))
+
+
+def few(names: Sequence[str]) -> str:
+    """Up to five names."""
+    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
 
 
 def is_file(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mil_jax.datasets.csv_rows import Row, check_columns, is_number, read_rows
 from mil_jax.datasets.feature_files import SUFFIXES
-from mil_jax.datasets.files import read_bytes, wrong_file
+from mil_jax.datasets.files import few, read_bytes, wrong_file
 from mil_jax.errors import InputError
 
 USUAL = {
@@ -73,11 +73,12 @@ def read_labels(path: Path, slide_table: Path | None, columns: Columns) -> list[
     rows: dict[str, LabelRow] = {}
     for line, cells in records:
         value = {kind: cells.get(name, "") if name else "" for kind, name in names.items()}
-        if not value["slide"] and not (slide_table and value["group"]):
-            raise wrong_file(path, f"a value in column {names['slide']}", f"none in line {line}")
-        slide = value["slide"] or value["group"]
+        slide = cells.get(names["slide"] or "", value["group"])  # a group without files has no such cell
+        if not slide:
+            raise wrong_file(slide_table or path, f"a value in column {names['slide']}", f"none in line {line}")
         if slide in rows:
-            raise wrong_file(path, "a row for each file", f"{slide!r} twice, in line {line} again")
+            got = f"{slide!r} twice, in line {line} again"
+            raise wrong_file(slide_table or path, "a row for each file", got)
         rows[slide] = LabelRow(slide, value["group"] or slide, value["label"], value["split"])
     return list(rows.values())
 
@@ -99,7 +100,7 @@ def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -
         stem = next((row.slide[: -len(end)] for end in ENDINGS if row.slide.lower().endswith(end)), row.slide)
         name = row.slide if row.slide in files else stem
         if name in by_file:
-            raise InputError("table", row.slide, f"expected one row for the file {name!r}")
+            raise InputError("table", row.slide, f"expected one row for the file {name!r}, got another")
         if name not in files:
             lost.append(row.slide)
             continue
@@ -113,13 +114,9 @@ def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -
                 raise InputError("table", text, "expected a labelled row for each file, or missing='skip'")
             notes.append(f"left out, {text}")
     if len(by_file) == len(blank):
-        raise InputError("table", f"{len(rows)} rows", f"expected labels of files such as {next(iter(files))}")
+        got = f"{len(rows)} rows, such as {rows[0].slide}"
+        raise InputError("table", got, f"expected labels of files such as {next(iter(files))}")
     return [by_file[name] for name in files if name in by_file and name not in blank], notes
-
-
-def few(names: Sequence[str]) -> str:
-    """Up to five names."""
-    return f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
 
 
 def class_order(rows: Sequence[LabelRow], classes: Sequence[str]) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def _from_manifest(path: Path, content: dict[str, Any]) -> tuple[list[PackedBag]
                               has_positions=bool(content["unit"])))  # fmt: skip
         first += bag["size"]
     about = {name: content[name] for name in ("name", "unit", "patch_size", "source")}
-    lists = {name: tuple(content[name]) for name in ("class_names", "notes")}
+    lists: dict[str, Any] = {name: tuple(content[name]) for name in ("class_names", "notes")}
     return bags, Cohort(bags=tuple(bags), shape=shape, dtype=dtype, **about, **lists)
 
 

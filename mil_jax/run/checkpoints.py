@@ -100,11 +100,12 @@ def save_progress(folder: Path, epoch: int, tree: Any, **facts: Any) -> None:
             log so far, at least.
     """
     path, this = folder / f"{epoch:06d}", jax.process_index()
-    arrays = {name: rows for name, leaf in _by_name(tree) if len(rows := _local_rows(leaf))}
+    arrays: dict[str, Any] = {name: rows for name, leaf in _by_name(tree) if len(rows := _local_rows(leaf))}
     facts = {**facts, "epoch": epoch, "processes": jax.process_count()}
+    arrays[FACTS] = np.array(json.dumps(facts))
     path.mkdir(parents=True, exist_ok=True)
     with (path / f"{this}.partial").open("wb") as file:
-        np.savez(file, **{FACTS: np.array(json.dumps(facts))}, **arrays)
+        np.savez(file, **arrays)
     (path / f"{this}.partial").replace(path / f"{this}.npz")
     if is_first():
         for old in _newest_first(folder)[KEPT:]:
@@ -159,12 +160,11 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _read(path: Path, like: Any) -> tuple[Any, Facts]:
     parts: list[dict[str, np.ndarray]] = []
-    count = 1
-    while len(parts) < count:
+    facts: Facts = {"processes": 1}
+    while len(parts) < facts["processes"]:
         with (path / f"{len(parts)}.npz").open("rb") as file, np.load(file) as archive:
             parts.append(dict(archive))
-        facts: Facts = json.loads(parts[-1][FACTS].item())
-        count = facts["processes"]
+        facts = json.loads(parts[-1][FACTS].item())
 
     def join(names: Any, _: Any) -> np.ndarray:
         return np.concatenate([part[_name(names)] for part in parts if _name(names) in part])

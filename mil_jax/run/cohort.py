@@ -9,7 +9,6 @@ Axes: B bags, C classes, F fits, G settings, M members of a fit, S = G * F * M.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from jaxtyping import Float
 
 from mil_jax import crossing
 from mil_jax.arrays import bags_from_set
-from mil_jax.bags import Bags, take
+from mil_jax.bags import UNKNOWN, Bags, View, take
 from mil_jax.datasets.cohort import Cohort
-from mil_jax.datasets.records import BagSet
-from mil_jax.ensemble import Ensemble, average, check_fit, fit_ensemble, predict
+from mil_jax.ensemble import Ensemble, Execution, average
 from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.folds import Plan, draw_plan
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.optimizer import by_member
-from mil_jax.protocols import split_bags
+from mil_jax.protocols import Folds
 from mil_jax.run import figures, screen, summary
 from mil_jax.run.config import MembersConfig, Problem, aside
 from mil_jax.run.experiment import describe, draw_keys, write_figures, write_results
@@ -53,6 +51,14 @@ from mil_jax.run.summary import Summary
 from mil_jax.sampling import Splits
 from mil_jax.split_files import write_splits
 from mil_jax.states import FitConfig, MemberKeys
+from mil_jax.streaming import (
+    Windows,
+    check_windows,
+    fit_scaler_windows,
+    fit_windows,
+    predict_windows,
+    stand_in_bags,
+)
 from mil_jax.text import Table
 
 # ---- options ----
@@ -96,12 +102,16 @@ class CohortConfig(MembersConfig):
     """Bags of each class with a heat map, where bags have positions: figure, tiles, and GeoJSON for QuPath."""
     thumbnails: Path | None = aside(None)
     """A folder with an image for each bag, to draw maps on."""
+    window: int | None = None
+    """Instances in memory at a time, for bags that do not fit into it; all where not given."""
     optimism: bool = False
     """Train once more with epochs chosen on the test folds, to see what that would pretend."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("maps", self.maps, 0)
+        if self.window is not None:
+            check_whole("window", self.window, 1)
         if "bags" in self.varied:
             raise InputError("vary", self.vary, "expected init, order, or both: members of a fit share their bags")
         if self.thumbnails is not None and not self.thumbnails.is_dir():
@@ -111,15 +121,33 @@ class CohortConfig(MembersConfig):
 # ---- training ----
 
 
-def member_task(config: CohortConfig, mil: MIL, material: Material, settings: Sequence[Setting]) -> Task:
+@dataclasses.dataclass(frozen=True)
+class WindowTask(Task):
+    """Members that train on a cohort, window by window; `train` and `val` say what bags there are, and hold none."""
+
+    windows: Windows
+    folds: Folds
+
+    def fit(self, execution: Execution) -> Ensemble:
+        """Trains all members."""
+        return fit_windows(self.model, self.keys, self.windows, self.folds, self.config, self.hyper, execution)
+
+
+def member_task(
+    config: CohortConfig, mil: MIL, windows: Windows, plan: Plan, settings: Sequence[Setting]
+) -> WindowTask:
     """What is to be trained: S = G * F * M members, the same keys for all settings."""
-    plan, bags = material.plan, material.bags
-    fits = plan.fits * config.members
-    hyper = member_hyper(split_bags(bags, plan.folds).train, config.search, settings, config.members, mil.target)
+    cohort, fits = windows.cohort, plan.fits * config.members
+    standardized = any(setting.scale == "standard" for setting in settings)
+    fitted = fit_scaler_windows(windows, plan.folds.train) if standardized else None
+    label = stand_in_bags(cohort, plan.folds.train)
+    hyper = member_hyper(label, fitted, config.search, settings, config.members, mil.target)
     keys = draw_keys(dataclasses.replace(config, members=fits))
-    splits = split_bags(bags, plan.repeated(len(settings), config.members))
-    tiled = np.tile(np.arange(fits), len(settings))
-    return Task(mil, MemberKeys(keys.init[tiled], keys.order[tiled]), splits.train, splits.val, config.fit, hyper)
+    tiled, folds = np.tile(np.arange(fits), len(settings)), plan.repeated(len(settings), config.members)
+    keys = MemberKeys(keys.init[tiled], keys.order[tiled])
+    train, val = (stand_in_bags(cohort, part) for part in (folds.train, folds.val))
+    check_windows(mil, windows, folds, len(tiled))
+    return WindowTask(mil, keys, train, val, config.fit, hyper, windows, folds)
 
 
 def pick(trained: Ensemble, index: np.ndarray) -> Ensemble:
@@ -146,13 +174,14 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         InputError: bags or options that cannot be used.
         RunError: no member has converged.
     """
+    size = int(cohort.sizes.sum()) if config.window is None else config.window
+    windows = Windows(cohort, size, jax.random.fold_in(jax.random.key(config.seed), 3))
     with watch.phase("data"):
-        data = cohort.read()
-        bags = bags_from_set(data)
-    material = Material(bags, plan, cohort.bag_names, cohort.groups, cohort.class_names)
-    mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
-    task = member_task(config, mil, material, settings)
-    check_fit(mil, task.train, task.val, task.members)
+        bags = described_bags(cohort)
+        material = Material(bags, plan, cohort.bag_names, cohort.groups, cohort.class_names)
+        mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
+        task = member_task(config, mil, windows, plan, settings)
+        features = crossing.mean_features(cohort)
     seen = take(bags, plan.tested())
     problem = Problem(
         cohort.name, Splits(task.train, task.val, seen), cohort.class_names, cohort.content_hash, "own_bags"
@@ -163,22 +192,24 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
             run.note(note)
             screen.say(note)
         print_cohort(cohort, plan, settings, config.members)
-        write_folds(run, material)
+        write_folds(run, material, features)
         trained = fit_recorded(run, task, config.compute, watch)
         chosen = crossing.choose_settings(trained.best_loss, len(settings), plan.fits)
         kept = pick(trained, crossing.members_of(chosen, config.members))
         run.write_members(checkpoint_tree(kept.members))
         with watch.phase("evaluate"):
             placement = placement_of(config.compute, len(kept.best_epoch))
-            outcome = judge_fits(mil, kept, material, placement)
-            rows = compared(config, material, mil, outcome, task, chosen)
+            every = predict_windows(mil, kept.members, windows, placement=placement).padded(np.arange(len(cohort.bags)))
+            outcome = judge_fits(mil, kept, every, material)
+            pretended = chosen_on_test(config, task, plan, chosen) if config.optimism else None
+            rows = compared(config, material, outcome, features, pretended)
             tried = settings_table(trained.best_loss, [str(setting) for setting in settings], chosen, plan)
         write_outcome(run, material, outcome, rows, seen)
         with watch.phase("plots"):
             shown = config.plot_bags if bags.kind.pixels else 0  # of features, maps and the report show the weights
-            draw = partial(figures.after_training, kept, outcome.pooled, seen, cohort.class_names, shown)
-            write_figures(run, draw)
-            draw_maps(run, config, cohort, data, outcome, plan.tested())
+            names = cohort.class_names
+            write_figures(run, lambda: figures.after_training(kept, outcome.pooled, seen, names, shown))
+            draw_maps(run, config, cohort, outcome, plan.tested())
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
         results = dataclasses.replace(results, seconds=watch.read())
@@ -189,6 +220,19 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
     if outcome.fits.diverged.all():
         raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
     return run.path
+
+
+def described_bags(cohort: Cohort) -> Bags:
+    """All bags of a cohort: which instances are in which; the instances themselves only where they are images."""
+    if cohort.dtype == np.uint8:
+        return bags_from_set(cohort.read())
+    mask = np.arange(cohort.sizes.max()) < cohort.sizes[:, None]
+    rows, truth = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
+    rows[mask] = np.arange(mask.sum())
+    if cohort.instance_label is not None:
+        truth[mask] = cohort.instance_label
+    pool = np.broadcast_to(np.zeros(1, cohort.dtype), (int(mask.sum()), *cohort.shape))  # takes no memory
+    return Bags(pool, View(rows, mask, cohort.label, truth))
 
 
 def print_cohort(cohort: Cohort, plan: Plan, settings: Sequence[Setting], members: int) -> None:
@@ -205,18 +249,21 @@ def print_cohort(cohort: Cohort, plan: Plan, settings: Sequence[Setting], member
     )
 
 
-def write_folds(run: RunFolder, material: Material) -> None:
-    """Writes the folds as CLAM's files do, for other tools, and what bags there are."""
+def write_folds(run: RunFolder, material: Material, features: Float[np.ndarray, "B F"]) -> None:
+    """Writes the folds as CLAM's files do, for other tools, and what the bags' mean features look like."""
     if run.writes:
         write_splits(run.path / "splits", material.plan.folds, material.names)
-    typical = crossing.mean_features(material.bags)
-    mean, deviation = typical.mean(axis=0), np.maximum(typical.std(axis=0), 1e-6)
-    distance = crossing.unlikeness(typical, mean, deviation)
+    mean, deviation = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    distance = crossing.unlikeness(features, mean, deviation)
     run.write_arrays("features.npz", mean=mean, deviation=deviation, distance=distance)
 
 
 def compared(
-    config: CohortConfig, material: Material, mil: MIL, outcome: Outcome, task: Task, chosen: np.ndarray
+    config: CohortConfig,
+    material: Material,
+    outcome: Outcome,
+    features: Float[np.ndarray, "B F"],
+    pretended: Float[np.ndarray, "R B C"] | None,
 ) -> list[dict[str, Any]]:
     """Rows of scores: the model, the bags held out, the linear probe, and what choosing on the test folds would say."""
     plan, classes = material.plan, len(material.class_names)
@@ -227,25 +274,24 @@ def compared(
         held = np.full((1, len(material.label), classes), np.nan)
         held[0, plan.holdout] = average(outcome.holdout).probability
         rows.append(score_row(name, "held out", held, material, key))
-    probe = crossing.linear_probe(crossing.mean_features(material.bags), material.label, plan, classes)
+    probe = crossing.linear_probe(features, material.label, plan, classes)
     rows.append(score_row("linear probe on mean features", "all folds", probe, material, key))
-    if config.optimism:
-        pretended = chosen_on_test(config, material, mil, task, chosen)
+    if pretended is not None:
         rows.append(score_row(f"{name}, epoch CHOSEN ON the test folds", "all folds", pretended, material, key))
     return rows
 
 
 def chosen_on_test(
-    config: CohortConfig, material: Material, mil: MIL, task: Task, chosen: np.ndarray
+    config: CohortConfig, task: WindowTask, plan: Plan, chosen: np.ndarray
 ) -> Float[np.ndarray, "R B C"]:
     """What the same members would say of their test bags if those decided the epoch: no result, but a warning."""
-    plan, index = material.plan, crossing.members_of(chosen, config.members)
-    splits = split_bags(material.bags, plan.repeated(1, config.members))
+    index, folds = crossing.members_of(chosen, config.members), plan.repeated(1, config.members)
     hyper = jax.tree.map(lambda leaf: leaf[index], by_member(task.hyper, task.members))
     keys = MemberKeys(task.keys.init[index], task.keys.order[index])
-    trained = fit_ensemble(mil, keys, splits.train, splits.test, config.fit, hyper)
-    predicted = predict(mil, trained.members, splits.test)
-    pooled = crossing.out_of_fold(predicted, plan, config.members, len(material.label))
+    trained = fit_windows(task.model, keys, task.windows, folds._replace(val=folds.test), config.fit, hyper)
+    bags = len(task.windows.cohort.bags)
+    predicted = predict_windows(task.model, trained.members, task.windows).padded(np.arange(bags))
+    pooled = crossing.out_of_fold(crossing.of_parts(predicted, folds.test), plan, config.members, bags)
     return crossing.ensemble_of(pooled.probability)
 
 
@@ -265,13 +311,12 @@ def summary_of(
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
 
 
-def draw_maps(
-    run: RunFolder, config: CohortConfig, cohort: Cohort, data: BagSet, outcome: Outcome, tested: np.ndarray
-) -> None:
+def draw_maps(run: RunFolder, config: CohortConfig, cohort: Cohort, outcome: Outcome, tested: np.ndarray) -> None:
     """Maps of the first test bags of each class, by the members that have not seen them."""
     first = figures.first_bags(cohort.label[tested], config.maps)
-    attention = np.asarray(outcome.pooled.predicted.attention)[:, first]
-    write_maps(run, cohort, data, attention, tested[first], config.thumbnails)
+    if len(first):
+        attention = np.asarray(outcome.pooled.predicted.attention)[:, first]
+        write_maps(run, cohort, tested[first], attention, config.thumbnails)
 
 
 def write_outcome(

@@ -112,8 +112,8 @@ def train(
     with ThreadPoolExecutor(1) as beside:
         draw = partial(figures.before_training, bags, problem.class_names, config.plot_bags)
         drawn = beside.submit(write_figures, run, draw)
-        rehearse = partial(beside.submit, rehearse_end, task, problem.splits, placement)
-        trained = fit_recorded(run, task, config.compute, watch, rehearse)
+        rehearse = partial(rehearse_end, task, problem.splits, placement)
+        trained = fit_recorded(run, task, config.compute, watch, lambda: beside.submit(rehearse))
         drawn.result()
     return trained
 

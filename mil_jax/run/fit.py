@@ -43,6 +43,10 @@ class Task:
         """S."""
         return self.keys.init.shape[0]
 
+    def fit(self, execution: Execution) -> Ensemble:
+        """Trains all members."""
+        return fit_ensemble(self.model, self.keys, self.train, self.val, self.config, self.hyper, execution)
+
 
 def fit_recorded(
     run: RunFolder,
@@ -86,7 +90,7 @@ def fit_recorded(
 
         with lost_processes():
             execution = Execution(placement_of(compute, task.members), progress, on_epoch, on_compiled)
-            trained = fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
+            trained = task.fit(execution)
     watch.add("train", time.perf_counter() - started - watch.seconds["compile"])
     run.write_members(checkpoint_tree(trained.members))
     return trained

@@ -7,7 +7,6 @@ import numpy as np
 
 from mil_jax import heatmaps, plots
 from mil_jax.datasets.cohort import Cohort
-from mil_jax.datasets.records import BagSet
 from mil_jax.datasets.thumbnails import thumbnail_for
 from mil_jax.heatmaps import Map, Tiles
 from mil_jax.run.folder import RunFolder
@@ -16,27 +15,28 @@ TILES = 6  # of the highest and of the lowest weights
 
 
 def write_maps(
-    run: RunFolder, cohort: Cohort, data: BagSet, attention: np.ndarray, bags: np.ndarray, thumbnails: Path | None
+    run: RunFolder, cohort: Cohort, bags: np.ndarray, attention: np.ndarray, thumbnails: Path | None
 ) -> None:
     """Writes the maps of some bags; nothing where the bags have no positions.
 
     Args:
         run: where to.
-        cohort: whose bags they are, for names and units.
-        data: the same in memory.
-        attention: weights [S, B', K] of the bags.
-        bags: their numbers in the cohort [B'].
+        cohort: the bags.
+        bags: which of them [M].
+        attention: their weights [S, M, K].
         thumbnails: a folder with pictures of the slides.
     """
-    if data.position is None or not run.writes:
+    if not cohort.unit or not run.writes:
         return
+    data = cohort.read(bags)
+    assert data.position is not None
     ends = np.cumsum(data.sizes)
-    for place, bag in enumerate(bags):
-        here = slice(ends[bag] - data.sizes[bag], ends[bag])
+    for place, size in enumerate(data.sizes):
+        here = slice(ends[place] - size, ends[place])
         heat = heatmaps.make_map(
-            np.asarray(attention)[:, place, : data.sizes[bag]],
+            np.asarray(attention)[:, place, :size],
             data.position[here],
-            name=cohort.bag_names[bag],
+            name=data.bag_names[place],
             unit="um" if cohort.unit == "um" else "px",
             patch_size=cohort.patch_size or None,
             truth=data.instance_label[here],

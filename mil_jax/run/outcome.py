@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from mil_jax import crossing, evaluation
 from mil_jax.bags import Bags, take
-from mil_jax.ensemble import Ensemble, average, predict
+from mil_jax.ensemble import Ensemble, average
 from mil_jax.folds import Plan
 from mil_jax.model import MIL, Prediction
-from mil_jax.placement import Placement
 from mil_jax.protocols import split_bags
 from mil_jax.run import summary
 from mil_jax.run.summary import Judged
@@ -71,18 +70,20 @@ class Outcome:
     holdout: Prediction | None
 
 
-def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Placement) -> Outcome:
-    """Judges the F * M members of the chosen settings."""
+def judge_fits(mil: MIL, trained: Ensemble, predicted: Prediction, material: Material) -> Outcome:
+    """Judges the F * M members of the chosen settings, given what each says of all bags [F * M, B, ...]."""
     plan, bags = material.plan, material.bags
     members = len(trained.best_epoch) // plan.fits
-    splits = split_bags(bags, plan.repeated(1, members))
-    fits = summary.judge(mil, trained, splits, placement)
-    by_round = crossing.out_of_fold(fits.predicted, plan, members, len(material.label))
+    parts = plan.repeated(1, members)
+    splits = split_bags(bags, parts)
+    of_parts = {name: crossing.of_parts(predicted, part) for name, part in parts._asdict().items()}
+    fits = summary.judge_predictions(mil, trained, of_parts, splits)
+    by_round = crossing.out_of_fold(of_parts["test"], plan, members, len(material.label))
     tested = plan.tested()
     pooled, seen = crossing.as_members(by_round, tested), take(bags, tested)
     judged = evaluation.evaluate_members(summary.with_average(pooled), seen)
-    val = predict(mil, trained.members, splits.val, placement)
     binary = len(material.class_names) == 2
+    val = np.asarray(of_parts["val"].probability)
     return Outcome(
         fits=fits,
         pooled=Judged(
@@ -94,8 +95,8 @@ def judge_fits(mil: MIL, trained: Ensemble, material: Material, placement: Place
         ),
         probability=crossing.ensemble_of(by_round.probability),
         spread=crossing.spread_of(by_round.probability),
-        threshold=crossing.thresholds(val.probability, splits.val.label, members) if binary else None,
-        holdout=predict(mil, trained.members, take(bags, plan.holdout), placement) if len(plan.holdout) else None,
+        threshold=crossing.thresholds(val, splits.val.label, members) if binary else None,
+        holdout=jax.tree.map(lambda leaf: leaf[:, plan.holdout], predicted) if len(plan.holdout) else None,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from mil_jax.bags import Bags, InstanceKind, Scaler, fit_scaler
+from mil_jax.bags import Bags, InstanceKind, Scaler
 from mil_jax.errors import InputError, check_choice, check_number
 from mil_jax.losses import Classes
 from mil_jax.optimizer import Hyper, HyperConfig, make_hyper
@@ -76,34 +76,33 @@ class Search:
         ]
 
 
-def member_hyper(fits: Bags, search: Search, settings: Sequence[Setting], members: int, target: Classes) -> Hyper:
+def member_hyper(
+    label: Bags, fitted: Scaler | None, search: Search, settings: Sequence[Setting], members: int, target: Classes
+) -> Hyper:
     """Hyperparameters of S = G * F * M members, setting by setting, fit by fit.
 
     Args:
-        fits: the training bags of each fit, with a leading axis F.
+        label: bags with the labels of each fit's training bags, with a leading axis F.
+        fitted: how each fit standardises its features; None where no setting does.
         search: penalties that all settings share.
         settings: G of them.
         members: M.
         target: what the bags are labelled with.
     """
-    count, repeat = len(np.asarray(fits.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)
-    base = make_hyper(fits, HyperConfig(l2=search.l2, class_weights=search.class_weights), target)
+    count, repeat = len(np.asarray(label.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)
+    base = make_hyper(label, HyperConfig(l2=search.l2, class_weights=search.class_weights), target)
     weight = np.tile(repeat(base.class_weight), (len(settings), 1))
     of = lambda name: np.repeat([getattr(s, name) for s in settings], count * members).astype(np.float32)  # noqa: E731
-    scaler = member_scaler(fits, [setting.scale for setting in settings])
-    if scaler is not None:
-        scaler = jax.tree.map(lambda leaf: leaf.repeat(members, axis=0), scaler)
+    scales = [setting.scale for setting in settings]
+    scaler = None if set(scales) == {"raw"} else jax.tree.map(repeat, member_scaler(label, fitted, scales))
     return Hyper(of("learning_rate"), base.l2, weight, of("weight_decay"), scaler)
 
 
-def member_scaler(fits: Bags, scales: Sequence[str]) -> Scaler | None:
-    """The scaler of each setting and fit, [G * F, ...]; None where all features stay as they are."""
-    if set(scales) == {"raw"}:
-        return None
-    count, features = len(np.asarray(fits.label)), fits.kind.shape[0]
+def member_scaler(label: Bags, fitted: Scaler | None, scales: Sequence[str]) -> Scaler:
+    """The scaler of each setting and fit, [G * F, ...]."""
+    count, features = len(np.asarray(label.label)), label.kind.shape[0]
     plain = Scaler(np.zeros((count, features), np.float32), np.ones((count, features), np.float32))
-    fitted = fit_scaler(fits) if "standard" in scales else plain
-    chosen = [fitted if scale == "standard" else plain for scale in scales]
+    chosen = [fitted if scale == "standard" and fitted is not None else plain for scale in scales]
     unit = np.repeat([float(scale == "l2") for scale in scales], count).astype(np.float32)
     mean, factor = (np.concatenate([getattr(scaler, name) for scaler in chosen]) for name in ("mean", "factor"))
     return Scaler(mean, factor, unit if "l2" in scales else None)

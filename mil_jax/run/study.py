@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Array, Key
 
-from mil_jax.ensemble import Ensemble, Execution, OnEpoch, Progress, fit_ensemble, member_keys, predict
+from mil_jax.ensemble import Ensemble, Execution, OnEpoch, Progress, member_keys, predict
 from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.model import MIL, Encoder, ModelConfig, Pooling
 from mil_jax.optimizer import HyperConfig, make_hyper
@@ -161,7 +161,7 @@ def train(
                 also(epoch, info, state)
 
         execution = Execution(placement_of(study.config.compute, task.members), progress, on_epoch)
-        trained = fit_ensemble(task.model, task.keys, task.train, task.val, task.config, task.hyper, execution)
+        trained = task.fit(execution)
     if diverged := int((trained.best_epoch == 0).sum()):
         what = f"{title}: " if title else ""
         raise RunError(f"{what}{diverged} of {task.members} members diverged: try a lower learning rate")

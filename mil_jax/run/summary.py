@@ -119,8 +119,13 @@ def judge(mil: MIL, trained: Ensemble, splits: Splits, placement: Placement | No
     """Predicts all sets and judges the predictions."""
     sets = splits._asdict()
     predictions = {name: predict(mil, trained.members, part, placement) for name, part in sets.items()}
+    return judge_predictions(mil, trained, predictions, splits)
+
+
+def judge_predictions(mil: MIL, trained: Ensemble, predictions: Mapping[str, Prediction], splits: Splits) -> Judged:
+    """Judges the members' predictions of all sets."""
     members, whole = {}, {}
-    for name, part in sets.items():
+    for name, part in splits._asdict().items():
         if part.by_member:  # no bags that all members have in common, so none for the ensemble
             members[name] = evaluation.evaluate_members(predictions[name], part)
             continue
