@@ -302,7 +302,9 @@ def test_torchmil_says_labels_and_the_truth_of_instances(tmp_path):
         assert partly.read().instance_label.tolist() == [-1] * 5
     assert "expected bags with labels" in message_of(load_cohort, tmp_path, instance_labels=tmp_path)
     np.save(tmp_path / "coords" / "a.npy", X)
-    assert_parts(message_of(load_cohort, tmp_path), "a.npy", "as coordinates numbers [2, 2], got [3, 2] in coords/ for 2")
+    assert_parts(
+        message_of(load_cohort, tmp_path), "a.npy", "as coordinates numbers [2, 2], got [3, 2] in coords/ for 2"
+    )
 
 
 BAD_FILES = [

@@ -17,7 +17,7 @@ from mil_jax.crossing import (
     thresholds,
     unlikeness,
 )
-from mil_jax.datasets.cohort import BagSource, Cohort, cohort_of_arrays
+from mil_jax.datasets.bag_sources import BagSource, Cohort, cohort_of_arrays
 from mil_jax.folds import Plan, draw_plan, given_plan
 from mil_jax.model import Prediction
 from mil_jax.protocols import Folds, choose_threshold
@@ -114,15 +114,18 @@ def test_a_threshold_is_that_of_the_fits_ensemble_on_its_own_validation_bags() -
     assert 0.2 < found[0] <= 0.3 and found[1] > 0.7
 
 
-def test_mean_features_are_of_the_instances_alone() -> None:
-    def cohort(parts: list[np.ndarray]) -> Cohort:
-        return cohort_of_arrays("c", [BagSource(name="b", group="b", arrays=(x, None)) for x in parts], ())
+def cohort_of(arrays: list[np.ndarray]) -> Cohort:
+    sources = [BagSource(name=str(i), group=str(i), label=0, arrays=(x, None)) for i, x in enumerate(arrays)]
+    return cohort_of_arrays("made up", sources, ("negative", "positive"))
 
+
+def test_mean_features_are_of_the_instances_alone() -> None:
     instances, _ = make_pool(0)
     parts = [instances[:1], instances[1:5], instances[5:8]]
-    np.testing.assert_allclose(mean_features(cohort(parts)), [part.mean(axis=0) for part in parts], rtol=1e-6)
+    means = mean_features(cohort_of(parts))
+    np.testing.assert_allclose(means, [part.mean(axis=0) for part in parts], rtol=1e-6)
     pixels = [np.full((2, 2, 2), 255, np.uint8), np.zeros((1, 2, 2), np.uint8)]
-    np.testing.assert_allclose(mean_features(cohort(pixels)), [[1] * 4, [0] * 4])
+    np.testing.assert_allclose(mean_features(cohort_of(pixels)), [[1] * 4, [0] * 4])
 
 
 def test_the_linear_probe_ranks_and_never_sees_test_bags() -> None:

@@ -340,7 +340,7 @@ REFUSED = [
     ("digits", "--classes 1"), ("imbalance", "--shares 0.0"), ("imbalance", "--shares 0.001"),
     *((name, f"--{option}") for name in ABLATIONS
       for option in ("dataset foo", "members 1", "measures", "measures auc acu", "measures weather")),
-    ("own_bags", "--folds 99"), ("own_bags", "--repeats 0"), ("own_bags", "--holdout 0.7"), ("own_bags", "--scale log"),
+    ("own_bags", "--folds 99"), ("own_bags", "--repeats 0"), ("own_bags", "--holdout 0.7"),
     ("own_bags", "--learning-rates nan"), ("own_bags", "--features /proc/nothing"),
     *((name, "--resume") for name in SCRIPTS),
 ]  # fmt: skip

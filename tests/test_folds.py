@@ -1,5 +1,7 @@
 """Folds of bags in groups: nobody is cut, everybody is judged once in a round, and nothing leaks into a hold-out."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def test_groups_are_never_cut_and_every_bag_is_tested_once_in_a_round(data: st.D
     count = data.draw(st.integers(4, 40))
     number = np.array(data.draw(st.lists(st.integers(0, 15), min_size=count, max_size=count)))
     label = np.array(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
-    options = {"folds": data.draw(st.integers(2, 4)), "repeats": data.draw(st.integers(1, 2))}
+    options: dict[str, Any] = {"folds": data.draw(st.integers(2, 4)), "repeats": data.draw(st.integers(1, 2))}
     options |= {"holdout": data.draw(st.sampled_from([0.0, 0.2])), "val_share": data.draw(st.sampled_from([0.1, 0.4]))}
     key = jax.random.key(data.draw(st.integers(0, 9)))
     try:

@@ -1,6 +1,7 @@
 """Scores of weighted bags against the metrics of training and scikit-learn's; intervals that mean what they say."""
 
 import dataclasses
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,9 @@ def references(probability: np.ndarray, label: np.ndarray, weight: np.ndarray) -
     """scikit-learn's; of class 1 for two classes, else the mean over classes, each against the rest."""
     classes = probability.shape[1]
     positive = [1] if classes == 2 else range(classes)
-    called, w = probability.argmax(axis=1), {"sample_weight": weight}
+    called, w = probability.argmax(axis=1), cast(Any, {"sample_weight": weight})
     mean = lambda score: float(np.mean([score(label == c, probability[:, c], **w) for c in positive]))  # noqa: E731
-    how = {"average": "binary" if classes == 2 else "macro", "zero_division": 0.0}
+    how: Any = {"average": "binary" if classes == 2 else "macro", "zero_division": 0.0}
     return {
         "auc": mean(sklearn_metrics.roc_auc_score),
         "average_precision": mean(sklearn_metrics.average_precision_score),

@@ -102,8 +102,12 @@ def test_an_epoch_of_windows_is_its_steps_one_by_one(sum_model: MIL, cohort: Coh
     bags, hyper = bags_from_set(cohort.read()), hyper_of(0.02, 0.01, (0.8, 1.5))
     keys, windows, curves = member_keys(jax.random.key(0), 3), Windows(cohort, 17), []
     states: list[TrainState] = []
-    keep = WindowExecution(Placement(1, 1), on_epoch=lambda _, info, state: (
-        curves.append(info), states.append(jax.tree.map(np.array, state.train))))  # fmt: skip
+
+    def note(_: int, info: EpochInfo, state: FitState) -> None:
+        curves.append(info)
+        states.append(jax.tree.map(np.array, state.train))
+
+    keep = WindowExecution(Placement(1, 1), on_epoch=note)
     fit_windows(sum_model, keys, windows, folds, FitConfig(epochs=1, batch_size=2), hyper, keep)
     layout = lay_out(windows, bags_of(folds.train), bags_of(folds.val))
     placed = jax.tree.map(jnp.asarray, bags)

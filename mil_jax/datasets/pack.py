@@ -77,7 +77,7 @@ def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            room, done = memoryview(values).cast("B"), 0
+            room, done = values.reshape(-1).view(np.uint8).data, 0
             while done < len(room) and (count := file.readinto(room[done:])):
                 done += count
     except OSError as error:
@@ -143,7 +143,7 @@ def _write_bag(cohort: Cohort, source: BagSource, x: np.ndarray, file: BinaryIO)
     offset, stored = file.tell(), np.ascontiguousarray(x, cohort.dtype.newbyteorder("<"))
     if stored.dtype.kind == "f" and not is_finite(stored):
         raise InputError("cohort", source.name, "expected finite features, got NaN or infinite ones")
-    data = memoryview(stored).cast("B")
+    data = stored.reshape(-1).view(np.uint8).data
     file.write(data)
     about = {name: getattr(source, name) for name in ("name", "group", "label", "split")}
     return {**about, "size": len(stored), "offset": offset, "sha256": hashlib.sha256(data).hexdigest()}

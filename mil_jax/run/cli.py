@@ -106,7 +106,7 @@ def describe_error(error: InputError, config_type: type) -> str:
     return f"{name} {error.value}: {error.expectation}"
 
 
-def option_names(config_type: type) -> set[str]:
+def option_names(config_type: Any) -> set[str]:
     """The names of all options of a config, of nested records too."""
     hints, names = typing.get_type_hints(config_type), set()
     for field in dataclasses.fields(config_type):

@@ -8,6 +8,7 @@ Axes: B bags, C classes, F fits, G settings, M members of a fit, S = G * F * M.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         features = crossing.mean_features(cohort)
     seen = take(bags, plan.tested())
     problem = Problem(
-        cohort.name, Splits(task.train, task.val, seen), cohort.class_names, cohort.content_hash, "own_bags"
+        cohort.name, Splits(task.train, task.val, seen), cohort.class_names, hash_of(cohort, plan), "own_bags"
     )
     content, how = describe(config, problem)
     with open_run(config.out or "", content, how, config.compute.resume) as run:
@@ -220,6 +221,12 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
     if outcome.fits.diverged.all():
         raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
     return run.path
+
+
+def hash_of(cohort: Cohort, plan: Plan) -> str:
+    """Of the cohort and the folds: a run is not resumed on others."""
+    parts = [np.ascontiguousarray(part, np.int64).tobytes() for part in (*plan.folds, plan.holdout)]
+    return hashlib.sha256(b"".join([cohort.content_hash.encode(), *parts])).hexdigest()
 
 
 def described_bags(cohort: Cohort) -> Bags:
