@@ -75,7 +75,7 @@ class ValidationSums(NamedTuple):
 
     loss: Float[Array, ""]
     right: Int[Array, ""]
-    count: Int[Array, ""]
+    bags: Int[Array, ""]
     positive: tuple[AttentionStats, AttentionStats]
     negative: tuple[AttentionStats, AttentionStats]
 

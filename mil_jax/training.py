@@ -190,8 +190,8 @@ def validation_of(sums: ValidationSums, params: Params, hyper: Hyper) -> Validat
     """The means of what was added up, and the L2 penalty."""
     mean = lambda total, count: total / jnp.maximum(count, 1)  # noqa: E731
     positive, negative = (jax.tree.map(mean, *stats) for stats in (sums.positive, sums.negative))
-    loss = penalised(sums.loss / sums.count, params, hyper)
-    return Validation(loss, sums.right / sums.count, positive, negative)
+    loss = penalised(sums.loss / sums.bags, params, hyper)
+    return Validation(loss, sums.right / sums.bags, positive, negative)
 
 
 def has_stopped(state: FitState, config: FitConfig) -> Bool[Array | np.ndarray, "*members"]:

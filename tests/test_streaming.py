@@ -27,7 +27,7 @@ from mil_jax.streaming import (
     predict_windows,
     window_hyper,
 )
-from mil_jax.training import FitConfig, TrainState, epoch_order, init_fit, train_step, validate
+from mil_jax.training import EpochInfo, FitConfig, FitState, TrainState, epoch_order, init_fit, train_step, validate
 
 CONFIG = FitConfig(epochs=3, batch_size=2, patience=2)
 PLACES = [Placement(1, 1), Placement(2, 1), Placement(2, 2)]
