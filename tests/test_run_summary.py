@@ -74,7 +74,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return Path(shutil.move(folder / "run", folder / "moved")), printed
 
 
-FIGURES = {"attention_statistics", "confusion_matrix", "learning_curves", "reliability", "reliability_of_members"}
+FIGURES = {
+    "attention_statistics", "confusion_matrix", "learning_curves", "one_against_rest", "reliability",
+    "reliability_of_members",
+}  # fmt: skip
 FILES = {
     "config.json", "metrics.jsonl", "metrics.csv", "summary.json", "members.csv", "attention.npz", "report.html",
     "log.txt", ".lock", "figures", "checkpoint",
