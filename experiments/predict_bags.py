@@ -29,8 +29,9 @@ from mil_jax.run.outcome import called
 from mil_jax.run.processes import placement_of, start_jax
 from mil_jax.run.saved import Run, load_run
 from mil_jax.run.screen import print_table, say
-from mil_jax.streaming import Windows, predict_windows
+from mil_jax.streaming import predict_windows
 from mil_jax.text import Table
+from mil_jax.windows import Windows
 
 FAR = 1.5  # times as far from the training bags' mean as the farthest of them: unlike them
 SHOWN = 20

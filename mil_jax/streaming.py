@@ -1,17 +1,13 @@
-"""Bags that do not fit into memory: they are read in windows, and one pass over the disk trains all members.
+"""Bags that do not fit into memory: one pass over the disk trains all members, window by window.
 
-A window is a number of instances in memory, filled with whole bags. Which bags share one is drawn anew each epoch from
-a key that all members share; in which order a member visits those that are its own, its own key decides. All windows
-have one shape, so that each program is compiled once. While the members train on one, the next is read. Bags that fit
-into one window are read once, and give the bits of `fit_ensemble`.
+In which order a member visits the bags of a window that are its own, its own key decides. While the members train on
+one window, the next is read. Bags that fit into one window are read once, and give the bits of `fit_ensemble`.
 
-Axes: S members, B bags of the cohort, P bags of a window, T of these that one member sees, W instances of a window,
-K slots.
+Axes: S members, B bags of the cohort, P bags of a window, T of these that one member sees, K slots.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -19,16 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int
 
-from mil_jax.bags import ABSENT, UNKNOWN, Bags, Scaler, View, mark_absent, scaler_of
+from mil_jax.bags import ABSENT, Bags, mark_absent
 from mil_jax.buckets import bucket_widths
-from mil_jax.datasets.cohort import Cohort
 from mil_jax.ensemble import Ensemble, Execution, Progress, check_hyper, collect, fit_ensemble
 from mil_jax.epochs import WIDE_VECTORS, advance_in_turn, choose_slots, init_members, restart
-from mil_jax.errors import InputError, check_whole, checked
+from mil_jax.errors import InputError, checked
 from mil_jax.members import Members, check_members
-from mil_jax.memory import aligned_empty, is_finite
+from mil_jax.memory import is_finite
 from mil_jax.model import MIL, Prediction, joins, param_shapes
 from mil_jax.optimizer import Hyper, HyperConfig, by_member, make_hyper
 from mil_jax.placement import (
@@ -41,7 +36,7 @@ from mil_jax.placement import (
     to_host,
 )
 from mil_jax.protocols import Folds, own_bags
-from mil_jax.record import Values, record, static
+from mil_jax.record import Values, record
 from mil_jax.states import EpochInfo, FitConfig, FitState, MemberKeys, StepInfo, ValidationSums
 from mil_jax.training import (
     blank_info,
@@ -53,51 +48,20 @@ from mil_jax.training import (
     validation_of,
     validation_sums,
 )
+from mil_jax.windows import (
+    Layout,
+    Window,
+    Windows,
+    bags_in,
+    bags_of,
+    fit_scaler_windows,
+    lay_out,
+    places_in,
+    read_windows,
+    stand_in_bags,
+)
 
 # ---- records ----
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Windows:
-    """A cohort, to be read some bags at a time.
-
-    Raises:
-        InputError: a window without an instance.
-    """
-
-    cohort: Cohort
-    size: int
-    """Instances in memory at a time, W; while they are used, as many are read."""
-    key: Key[Array, ""] = dataclasses.field(default_factory=lambda: jax.random.key(0))
-    """Decides which bags share a window in which epoch."""
-
-    def __post_init__(self) -> None:
-        check_whole("window", self.size, 1)
-
-
-@record
-class Window:
-    """Some bags in memory, one after the other in the pool.
-
-    Attributes:
-        pool: instances; those behind the last bag are anything.
-        start: the first row of each bag.
-        count: its number of instances; 0 in a place without a bag.
-        label: its class.
-        truth: instance labels of the pool; None where nobody knows any.
-        number: of the window in its epoch, from 0.
-        slots: K.
-        widths: as of a `View`.
-    """
-
-    pool: Shaped[Values, "W ..."]
-    start: Int[Values, " P"]
-    count: Int[Values, " P"]
-    label: Int[Values, " P"]
-    truth: Int[Values, " W"] | None
-    number: Int[Values, ""]
-    slots: int = static()
-    widths: tuple[int, ...] = static()
 
 
 @record
@@ -163,161 +127,6 @@ class CohortPrediction:
         return Prediction(self.probability[:, index], attention, scores)
 
 
-# ---- which bags share a window ----
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """The shapes of all windows, and which bags they hold.
-
-    Attributes:
-        windows: where they are read from.
-        sizes: instances of each bag of the cohort [B].
-        train: the bags that any member trains on, ascending.
-        val: those that any is chosen on.
-        instances: W.
-        places: P.
-        slots: K.
-        widths: what bags are cut to.
-    """
-
-    windows: Windows
-    sizes: np.ndarray
-    train: np.ndarray
-    val: np.ndarray
-    instances: int
-    places: int
-    slots: int
-    widths: tuple[int, ...] = ()
-
-    @property
-    def used(self) -> np.ndarray:
-        """The bags that any member has, ascending."""
-        return np.union1d(self.train, self.val)
-
-    def plan(self, epoch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The bags of each window of an epoch: of training, drawn anew; of validation, always the same."""
-        draw = np.random.default_rng([*np.asarray(jax.random.key_data(self.windows.key)).tolist(), epoch])
-        return self.cut(draw.permutation(self.train)), self.cut(self.val)
-
-    def cut(self, order: np.ndarray) -> list[np.ndarray]:
-        """Bags in a given order, cut into windows as soon as one is full."""
-        parts, start, filled = [], 0, 0
-        for at, size in enumerate(self.sizes[order].tolist()):
-            if filled + size > self.instances or at - start == self.places:
-                parts.append(np.sort(order[start:at]))
-                start, filled = at, 0
-            filled += size
-        return [*parts, np.sort(order[start:])]
-
-
-def lay_out(windows: Windows, train: np.ndarray, val: np.ndarray) -> Layout:
-    """The shapes that hold the bags of any draw.
-
-    Raises:
-        InputError: a bag that is larger than a window.
-    """
-    sizes, used = windows.cohort.sizes, np.union1d(train, val)
-    of_used = sizes[used]
-    if of_used.max() > windows.size:
-        name = windows.cohort.bag_names[int(used[of_used.argmax()])]
-        raise InputError("window", windows.size, f"expected at least {of_used.max()}, the instances of bag {name!r}")
-    total = int(of_used.sum())
-    instances = min(windows.size, total)
-    # Room for more bags than fit on the average; a window with that many small ones counts as full.
-    places = min(len(used), int(np.ceil(1.5 * instances * len(used) / total)))
-    return Layout(windows, sizes, train, val, instances, places, int(sizes.max()))
-
-
-def bags_of(folds_part: np.ndarray) -> np.ndarray:
-    """The bags that any member has, ascending."""
-    return np.unique(folds_part[folds_part >= 0])
-
-
-def places_in(layout: Layout, part: np.ndarray, index: np.ndarray) -> Int[np.ndarray, "S T"]:
-    """Where in a window of the bags `index` each member's bags `part` [S, T] are; -1 in a place without a bag."""
-    place_of = np.full(len(layout.sizes) + 1, ABSENT, np.int32)
-    place_of[index] = np.arange(len(index))
-    places = place_of[part]  # -1 is the last one, which no window holds
-    order = np.argsort(places < 0, axis=1, kind="stable")
-    return np.take_along_axis(places, order, axis=1)[:, : layout.places]
-
-
-# ---- reading ----
-
-
-def read_windows(
-    layout: Layout, plan: Iterator[tuple[np.ndarray, int]]
-) -> Generator[tuple[np.ndarray, Window], None, None]:
-    """The bags of each window of the plan and the window, read while the one before it is used.
-
-    A window's memory is filled again when the next but one is asked for: no program may read it by then.
-
-    Args:
-        layout: the shapes.
-        plan: the bags of each window, and its number in the epoch.
-
-    Raises:
-        InputError: a file that cannot be read.
-    """
-    cohort = layout.windows.cohort
-    buffers = [aligned_empty((layout.instances, *cohort.shape), cohort.dtype)]
-    for buffer in buffers:
-        buffer[:1] = 0  # where empty slots point to
-    truth = None if cohort.instance_label is None else np.split(cohort.instance_label, np.cumsum(layout.sizes)[:-1])
-
-    def fill_buffer(index: np.ndarray, buffer: np.ndarray) -> None:
-        start = 0
-        for i in index:
-            values, _ = cohort.bags[i].read()
-            buffer[start : start + len(values)] = values
-            start += len(values)
-
-    def describe(index: np.ndarray, number: int, buffer: np.ndarray) -> Window:
-        room = layout.places - len(index)
-        count = np.pad(layout.sizes[index], (0, room)).astype(np.int32)
-        start = np.where(count > 0, np.cumsum(count) - count, 0).astype(np.int32)
-        label = np.pad(cohort.label[index], (0, room), constant_values=ABSENT)
-        known = None
-        if truth is not None:
-            known = np.full(layout.instances, UNKNOWN, np.int32)
-            known[: count.sum()] = np.concatenate([truth[i] for i in index])
-        return Window(buffer, start, count, label, known, np.array(number, np.int32),
-                      layout.slots, layout.widths)  # fmt: skip
-
-    with ThreadPoolExecutor(1) as reader:
-        last, turn, waiting = np.empty(0, int), 0, None
-        following = next(plan, None)
-        while following is not None:
-            index, number = following
-            if waiting is not None:
-                waiting.result()
-            elif not np.array_equal(index, last):
-                fill_buffer(index, buffers[turn])
-            last, waiting = index, None
-            following = next(plan, None)
-            here = buffers[turn]
-            if following is not None and not np.array_equal(following[0], index):
-                if len(buffers) == 1:
-                    buffers.append(aligned_empty(here.shape, here.dtype))
-                    buffers[1][:1] = 0
-                turn = 1 - turn
-                waiting = reader.submit(fill_buffer, following[0], buffers[turn])
-            yield index, describe(index, number, here)
-
-
-def bags_in(window: Window, places: Int[Array, " T"]) -> Bags:
-    """The bags at some places of a window; at -1, a place without a bag."""
-    at, slot = jnp.maximum(places, 0), jnp.arange(window.slots)
-    start, count = jnp.asarray(window.start)[at], jnp.where(places < 0, 0, jnp.asarray(window.count)[at])
-    mask = slot < count[:, None]
-    rows = jnp.where(mask, start[:, None] + slot, 0)
-    label = jnp.where(places < 0, ABSENT, jnp.asarray(window.label)[at])
-    truth = UNKNOWN if window.truth is None else jnp.asarray(window.truth)[rows]
-    view = View(rows, mask, label, jnp.where(mask, truth, UNKNOWN), window.widths, partial=True)
-    return Bags(window.pool, view)
-
-
 # ---- hyperparameters ----
 
 
@@ -331,28 +140,6 @@ def window_hyper(
     hyper = make_hyper(stand_in, dataclasses.replace(config, standardize=False), *given)
     scaler = fit_scaler_windows(windows, folds.train) if config.standardize else None
     return dataclasses.replace(hyper, scaler=scaler)
-
-
-def fit_scaler_windows(windows: Windows, train: Int[np.ndarray, "S T"]) -> Scaler:
-    """`fit_scaler` of each member's training bags, in one pass over the disk."""
-    used = bags_of(train)
-    layout = lay_out(windows, used, used)
-
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index, window in read_windows(layout, ((index, 0) for index in layout.cut(used))):
-            counts = np.stack([np.bincount(member[member >= 0], minlength=len(layout.sizes)) for member in train])
-            sizes = layout.sizes[index]
-            yield np.asarray(window.pool)[: sizes.sum()], np.repeat(counts[:, index], sizes, axis=1)
-
-    return scaler_of(parts())
-
-
-def stand_in_bags(cohort: Cohort, part: Int[np.ndarray, "S T"]) -> Bags:
-    """Bags with the labels, the shapes and the kind of those that members have, and nothing in them."""
-    label = np.where(part < 0, ABSENT, cohort.label[np.maximum(part, 0)]).astype(np.int32)
-    blank = lambda value: np.broadcast_to(value, (*part.shape, int(cohort.sizes.max())))  # noqa: E731
-    view = View(blank(np.int32(0)), blank(np.bool_(False)), label, blank(np.int32(UNKNOWN)))
-    return Bags(np.empty((0, *cohort.shape), cohort.dtype), view)
 
 
 # ---- one window of all members ----

@@ -23,8 +23,8 @@ from mil_jax.run.experiment import draw_keys
 from mil_jax.run.fit import Task
 from mil_jax.run.outcome import Material
 from mil_jax.run.search import Search, Setting, member_hyper, member_scaler
-from mil_jax.streaming import Windows
 from mil_jax.training import FitConfig
+from mil_jax.windows import Windows
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 FEATURES = InstanceKind((6,), False)

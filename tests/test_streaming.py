@@ -20,14 +20,12 @@ from mil_jax.protocols import Folds, split_bags
 from mil_jax.streaming import (
     WindowExecution,
     WindowProgress,
-    Windows,
-    bags_of,
     fit_windows,
-    lay_out,
     predict_windows,
     window_hyper,
 )
 from mil_jax.training import EpochInfo, FitConfig, FitState, TrainState, epoch_order, init_fit, train_step, validate
+from mil_jax.windows import Windows, bags_of, lay_out
 
 CONFIG = FitConfig(epochs=3, batch_size=2, patience=2)
 PLACES = [Placement(1, 1), Placement(2, 1), Placement(2, 2)]

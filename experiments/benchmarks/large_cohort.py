@@ -35,8 +35,9 @@ from mil_jax.model import ModelConfig, build
 from mil_jax.placement import to_host
 from mil_jax.protocols import Folds
 from mil_jax.run.cli import command
-from mil_jax.streaming import WindowExecution, WindowProgress, Windows, fit_windows, window_hyper
+from mil_jax.streaming import WindowExecution, WindowProgress, fit_windows, window_hyper
 from mil_jax.training import FitConfig, blank_info
+from mil_jax.windows import Windows
 
 Step = Literal["all", "epoch", "memory", "windows", "killed", "whole", "resumed"]
 

@@ -52,15 +52,9 @@ from mil_jax.run.summary import Summary
 from mil_jax.sampling import Splits
 from mil_jax.split_files import write_splits
 from mil_jax.states import FitConfig, MemberKeys
-from mil_jax.streaming import (
-    Windows,
-    check_windows,
-    fit_scaler_windows,
-    fit_windows,
-    predict_windows,
-    stand_in_bags,
-)
+from mil_jax.streaming import check_windows, fit_windows, predict_windows
 from mil_jax.text import Table
+from mil_jax.windows import Windows, fit_scaler_windows, stand_in_bags
 
 # ---- options ----
 
