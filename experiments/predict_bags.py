@@ -8,6 +8,8 @@ each class with its spread over members, the entropy of the mean, the mutual inf
 how unlike the training bags a bag is.
 """
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +73,9 @@ def main(config: Config) -> Path:
     out = config.out or config.run.with_name(f"{config.run.name}-predictions")
     check_free(out, can_resume=False)
     cohort = load_cohort(config.features)
+    start_jax(config.compute, 1)  # before the checkpoint is read, which starts JAX
     run = load_run(config.run)
     chosen, threshold = members_of_fit(run, config.fit)
-    start_jax(config.compute, len(chosen))
     windows = Windows(cohort, int(cohort.sizes.sum()) if config.window is None else config.window)
     members = jax.tree.map(lambda leaf: leaf[chosen], run.members)
     predicted = predict_windows(run.model, members, windows, placement=placement_of(config.compute, len(chosen)))
@@ -134,7 +136,7 @@ def distances(path: Path, cohort: Cohort) -> np.ndarray:
     try:
         with (path / "features.npz").open("rb") as file, np.load(file) as saved:
             typical = dict(saved)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError("run folder", str(path), f"expected one of own_bags.py, with features.npz ({error})") from None
     far = unlikeness(mean_features(cohort), typical["mean"], typical["deviation"])
     return far / max(float(typical["distance"].max()), 1e-6)

@@ -29,7 +29,8 @@ def command(config_type: type[Config], main: Callable[[Config], Any], doc: str |
 
     With --resume the options that are not given are those that the run in --out was started with.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs, with a traceback, what it raises anyway
+    for name in ("absl", "asyncio"):  # Orbax logs, with a traceback, what it raises anyway
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config = None
     try:
         config = parse(config_type, doc)

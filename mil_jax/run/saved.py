@@ -110,7 +110,7 @@ def load_members(path: Path, kind: InstanceKind) -> Members:
         tree = checkpoints.load(path)
     except Exception as error:  # Orbax raises many kinds for a checkpoint that is missing or damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("path", str(path), f"expected a whole checkpoint ({first_line})") from error
+        raise InputError("path", str(path), f"expected a whole checkpoint ({first_line:.150})") from error
     scaler = Scaler(**tree["scaler"]) if tree.get("scaler") else None
     return Members(tree["params"], scaler, kind)
 
