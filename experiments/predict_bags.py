@@ -8,6 +8,7 @@ each class with its spread over members, the entropy of the mean, the mutual inf
 how unlike the training bags a bag is.
 """
 
+import csv
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -89,8 +90,20 @@ def main(config: Config) -> Path:
             weights = np.asarray(predicted.padded(first).attention)
             write_maps(folder, cohort, first, weights, config.thumbnails)
     show(rows, len(chosen))
+    known = {row["bag"] for row in rows} & judged_bags(config.run)
+    if known and config.fit is None:
+        say(f"{len(known)} of these bags were in the run's folds: members have trained on most of them; its own")
+        say("predictions.csv has what is said of them by members that have not seen them")
     say(f"folder: {out}")
     return out
+
+
+def judged_bags(path: Path) -> set[str]:
+    """The names of the bags that the run itself judged."""
+    if not (path / "predictions.csv").exists():
+        return set()
+    with (path / "predictions.csv").open(newline="") as file:
+        return {row["bag"] for row in csv.DictReader(file)}
 
 
 def members_of_fit(run: Run, fit: int | None) -> tuple[np.ndarray, float | None]:

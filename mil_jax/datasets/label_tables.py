@@ -111,7 +111,7 @@ def match_rows(files: Collection[str], rows: Sequence[LabelRow], missing: str) -
         if names:
             text = f"{len(names)} {what}: {few(names)}"
             if missing == "refuse":
-                raise InputError("table", text, "expected a labelled row for each file, or missing='skip'")
+                raise InputError("table", text, "expected a labelled row for each file, or 'skip' for missing")
             notes.append(f"left out, {text}")
     if len(by_file) == len(blank):
         got = f"{len(rows)} rows, such as {rows[0].slide}"

@@ -21,6 +21,7 @@ from mil_jax import crossing
 from mil_jax.arrays import bags_from_set
 from mil_jax.bags import UNKNOWN, Bags, View, take
 from mil_jax.datasets.cohort import Cohort
+from mil_jax.datasets.thumbnails import thumbnail_for
 from mil_jax.ensemble import Ensemble, Execution, average
 from mil_jax.errors import InputError, RunError, check_whole
 from mil_jax.folds import Plan, draw_plan
@@ -178,6 +179,9 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         task = member_task(config, mil, windows, plan, settings)
         features = crossing.mean_features(cohort)
     seen = take(bags, plan.tested())
+    if config.thumbnails is not None:  # one that cannot be read is refused before training
+        for bag in shown_bags(config, cohort, plan.tested()):
+            thumbnail_for(config.thumbnails, cohort.bag_names[bag])
     problem = Problem(
         cohort.name, Splits(task.train, task.val, seen), cohort.class_names, hash_of(cohort, plan), "own_bags"
     )
@@ -314,10 +318,15 @@ def summary_of(
 
 def draw_maps(run: RunFolder, config: CohortConfig, cohort: Cohort, outcome: Outcome, tested: np.ndarray) -> None:
     """Maps of the first test bags of each class, by the members that have not seen them."""
-    first = figures.first_bags(cohort.label[tested], config.maps)
+    first = shown_bags(config, cohort, tested)
     if len(first):
-        attention = np.asarray(outcome.pooled.predicted.attention)[:, first]
-        write_maps(run, cohort, tested[first], attention, config.thumbnails)
+        attention = np.asarray(outcome.pooled.predicted.attention)[:, np.searchsorted(tested, first)]
+        write_maps(run, cohort, first, attention, config.thumbnails)
+
+
+def shown_bags(config: CohortConfig, cohort: Cohort, tested: np.ndarray) -> np.ndarray:
+    """The first test bags of each class, those with a map."""
+    return tested[figures.first_bags(cohort.label[tested], config.maps)]
 
 
 def write_outcome(
