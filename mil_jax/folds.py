@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from mil_jax.errors import InputError, as_array, check_number, check_whole, checked
-from mil_jax.protocols import Folds
+from mil_jax.protocols import Folds, stack_places
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +98,8 @@ def draw_plan(
         if len(np.unique(label[train])) < len(np.unique(label)) or not len(val) or not len(test):
             expected = "expected bags of every class to learn from, and others, in each fold: fewer folds, more bags"
             raise InputError("folds", folds, expected)
-    return Plan(_stacked(fits), np.repeat(np.arange(repeats), folds), held)
+    stacked = Folds(*(stack_places(part) for part in zip(*fits, strict=True)))
+    return Plan(stacked, np.repeat(np.arange(repeats), folds), held)
 
 
 @checked
@@ -144,16 +145,6 @@ def _cut(
         )
     parts = min(max(round(1 / share), 2), most)
     return _parts(draw, label, groups, bags, parts)[0]
-
-
-def _stacked(fits: list[tuple[np.ndarray, ...]]) -> Folds:
-    return Folds(*(stack_places(part) for part in zip(*fits, strict=True)))
-
-
-def stack_places(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Lists of bags [F, places], -1 in the places behind the end of a short one."""
-    most = max(map(len, parts))
-    return np.stack([np.pad(np.asarray(part), (0, most - len(part)), constant_values=-1) for part in parts])
 
 
 @checked

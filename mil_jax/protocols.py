@@ -9,7 +9,7 @@ bags.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ def cross_validation(
         for fold_of in per_repeat
         for fold in range(folds)
     ]
-    return Folds(*(_stack_places(part) for part in zip(*members, strict=True)))
+    return Folds(*(stack_places(part) for part in zip(*members, strict=True)))
 
 
 def _check_folds(label: np.ndarray, folds: int, repeats: int, val_share: float) -> None:
@@ -100,7 +100,8 @@ def _cut(draw: np.random.Generator, label: np.ndarray, bags: np.ndarray, first: 
     return np.sort(bags[order[:first]]), np.sort(bags[order[first:]])
 
 
-def _stack_places(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+def stack_places(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Lists of bags [S, places], -1 in the places behind the end of a short one."""
     most = max(map(len, parts))
     return np.stack([np.pad(part, (0, most - len(part)), constant_values=-1) for part in parts])
 

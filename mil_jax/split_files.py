@@ -17,8 +17,7 @@ import numpy as np
 from mil_jax.datasets.csv_rows import Row, check_columns, read_rows
 from mil_jax.datasets.files import wrong_file
 from mil_jax.errors import InputError, RunError
-from mil_jax.folds import stack_places
-from mil_jax.protocols import Folds
+from mil_jax.protocols import Folds, stack_places
 
 PARTS = Folds._fields
 PART_WORDS = {"train": "training", "val": "validation", "test": "test"}

@@ -33,7 +33,7 @@ from mil_jax.ensemble import Ensemble, member_keys
 from mil_jax.errors import InputError
 from mil_jax.model import ModelConfig, build
 from mil_jax.placement import to_host
-from mil_jax.protocols import Folds
+from mil_jax.protocols import Folds, stack_places
 from mil_jax.run.cli import command
 from mil_jax.streaming import WindowExecution, WindowProgress, fit_windows, window_hyper
 from mil_jax.training import FitConfig, blank_info
@@ -99,9 +99,7 @@ def folds_of(bags: int, members: int) -> Folds:
     fold = np.arange(bags) // 2 % 4
     at = lambda *numbers: np.flatnonzero(np.isin(fold, numbers))  # noqa: E731
     rows = [(at(s % 4, (s + 1) % 4), at((s + 2) % 4), at((s + 3) % 4)) for s in range(members)]
-    most = [max(map(len, part)) for part in zip(*rows, strict=True)]
-    pad = lambda values, size: np.pad(values, (0, size - len(values)), constant_values=-1)  # noqa: E731
-    return Folds(*(np.stack([pad(row[k], most[k]) for row in rows]) for k in range(3)))
+    return Folds(*(stack_places(part) for part in zip(*rows, strict=True)))
 
 
 def drop_cached(config: Config) -> None:
