@@ -23,6 +23,7 @@ from jaxtyping import Float
 from mil_jax.committee import mutual_information
 from mil_jax.crossing import mean_features, spread_of, unlikeness
 from mil_jax.datasets.cohort import Cohort, load_cohort
+from mil_jax.datasets.files import few
 from mil_jax.errors import InputError, check_whole
 from mil_jax.run import cli
 from mil_jax.run.config import Compute, aside, check_out
@@ -163,8 +164,7 @@ def show(rows: list[dict[str, Any]], members: int) -> None:
     print_table(Table(f"Predictions by {members} members", columns, cells, hidden))
     unlike = [row["bag"] for row in rows if row["unlike_training"] > FAR]
     if unlike:
-        listed = ", ".join(unlike[:5]) + (", …" if len(unlike) > 5 else "")
-        say(f"warning: {len(unlike)} of {len(rows)} bags are unlike those of the training ({listed}): "
+        say(f"warning: {len(unlike)} of {len(rows)} bags are unlike those of the training ({few(unlike)}): "
             "mean features lie farther from theirs than those of any of them")  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def bags_from_arrays(
     sizes = np.array([len(bag) for bag in arrays])
     truth = None if instance_labels is None else _join_instance_labels(instance_labels, sizes, label)
     pool = aligned_empty((int(sizes.sum()), *arrays[0].shape[1:]), arrays[0].dtype)
-    return _bag_by_bag(np.concatenate(arrays, out=pool), sizes, label, truth)
+    return bags_in_order(np.concatenate(arrays, out=pool), sizes, label, truth)
 
 
 def _listed(argument: str, values: object) -> list[object]:
@@ -94,10 +94,10 @@ def _join_instance_labels(instance_labels: Sequence[np.ndarray], sizes: np.ndarr
 @checked
 def bags_from_set(data: BagSet) -> Bags:
     """The bags of a data set whose instances stand bag by bag."""
-    return _bag_by_bag(data.x, np.asarray(data.sizes), data.label, data.instance_label)
+    return bags_in_order(data.x, np.asarray(data.sizes), data.label, data.instance_label)
 
 
-def _bag_by_bag(pool: np.ndarray, sizes: np.ndarray, label: np.ndarray, truth: np.ndarray | None) -> Bags:
+def bags_in_order(pool: np.ndarray, sizes: np.ndarray, label: np.ndarray, truth: np.ndarray | None) -> Bags:
     """Bags of the given sizes [B] whose instances [N, ...], with their labels [N], stand one bag after the other."""
     mask = np.arange(sizes.max()) < sizes[:, None]
     rows, instance_label = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)

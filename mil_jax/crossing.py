@@ -15,9 +15,14 @@ from mil_jax.model import Prediction
 from mil_jax.protocols import choose_threshold
 
 
+def loss_of_settings(val_loss: Float[np.ndarray | Array, " S"], settings: int, fits: int) -> Float[np.ndarray, "G F"]:
+    """The mean validation loss of the members of each setting and fit."""
+    return np.asarray(val_loss).reshape(settings, fits, -1).mean(axis=2)
+
+
 def choose_settings(val_loss: Float[np.ndarray | Array, " S"], settings: int, fits: int) -> Int[np.ndarray, " F"]:
     """For each fit the setting with the lowest mean validation loss of its members; one that diverged loses."""
-    loss = np.asarray(val_loss).reshape(settings, fits, -1).mean(axis=2)
+    loss = loss_of_settings(val_loss, settings, fits)
     return np.where(np.isfinite(loss), loss, np.inf).argmin(axis=0)
 
 
@@ -83,9 +88,8 @@ def thresholds(
     val: Float[np.ndarray | Array, "FM V C"], label: Int[np.ndarray | Array, "FM V"], members: int
 ) -> Float[np.ndarray, " F"]:
     """For each fit the threshold of its ensemble that classifies most of its validation bags right; of two classes."""
-    by_fit = np.asarray(val)[..., 1].reshape(-1, members, val.shape[1])
-    known = np.isfinite(by_fit).all(axis=2, keepdims=True)
-    mean = np.where(known, by_fit, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    by_fit = np.asarray(val).reshape(-1, members, *val.shape[1:])
+    mean = np.nan_to_num(ensemble_of(by_fit)[..., 1])  # any threshold will do for a fit that has diverged
     return np.array([choose_threshold(p, truth) for p, truth in zip(mean, np.asarray(label)[::members], strict=True)])
 
 

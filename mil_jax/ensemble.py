@@ -294,10 +294,10 @@ def average(predicted: Prediction) -> Prediction:
     Raises:
         InputError: the prediction of a single member, or of an ensemble already.
     """
-    probability = np.asarray(predicted.probability)
-    if probability.ndim != 3:
-        raise InputError("predicted", probability.shape, "expected the predictions of members, [S, B, C]")
-    converged = np.isfinite(probability).all(axis=(1, 2))
+    shape = np.shape(predicted.probability)
+    if len(shape) != 3:
+        raise InputError("predicted", shape, "expected the predictions of members, [S, B, C]")
+    converged = predicted.converged
     if not converged.all() and converged.any():
         predicted = jax.tree.map(lambda leaf: np.asarray(leaf)[converged], predicted)
     return jax.tree.map(lambda leaf: leaf.mean(axis=0), predicted)

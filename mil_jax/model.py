@@ -112,6 +112,11 @@ class Prediction:
     scores: Float[Values, "*members B K"] | None = None
     """What the classifier says of each instance alone, in log odds; 0 in an empty slot."""
 
+    @property
+    def converged(self) -> np.ndarray:
+        """Of members, which have not diverged: [S], True where all probabilities are finite."""
+        return np.asarray(np.isfinite(np.asarray(self.probability)).all(axis=(1, 2)))
+
 
 # ---- the network ----
 

@@ -167,16 +167,8 @@ def read_windows(
     """
     cohort = layout.windows.cohort
     buffers = [aligned_empty((layout.instances, *cohort.shape), cohort.dtype)]
-    for buffer in buffers:
-        buffer[:1] = 0  # where empty slots point to
+    buffers[0][:1] = 0  # where empty slots point to
     truth = None if cohort.instance_label is None else np.split(cohort.instance_label, np.cumsum(layout.sizes)[:-1])
-
-    def fill_buffer(index: np.ndarray, buffer: np.ndarray) -> None:
-        start = 0
-        for i in index:
-            values, _ = cohort.bags[i].read()
-            buffer[start : start + len(values)] = values
-            start += len(values)
 
     def describe(index: np.ndarray, number: int, buffer: np.ndarray) -> Window:
         room = layout.places - len(index)
@@ -198,7 +190,7 @@ def read_windows(
             if waiting is not None:
                 waiting.result()
             elif not np.array_equal(index, last):
-                fill_buffer(index, buffers[turn])
+                cohort.fill(index, buffers[turn])
             last, waiting = index, None
             following = next(plan, None)
             here = buffers[turn]
@@ -207,7 +199,7 @@ def read_windows(
                     buffers.append(aligned_empty(here.shape, here.dtype))
                     buffers[1][:1] = 0
                 turn = 1 - turn
-                waiting = reader.submit(fill_buffer, following[0], buffers[turn])
+                waiting = reader.submit(cohort.fill, following[0], buffers[turn])
             yield index, describe(index, number, here)
 
 

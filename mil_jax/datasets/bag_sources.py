@@ -6,6 +6,7 @@ Axes: B bags, N instances in all, K instances of a bag, D features.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -82,8 +83,16 @@ class Cohort:
     notes: tuple[str, ...] = ()
     instance_label: np.ndarray | None = None
 
-    label = property(lambda self: np.array([bag.label for bag in self.bags], np.int32), doc="[B].")
-    sizes = property(lambda self: np.array([bag.size for bag in self.bags], np.int32), doc="[B] instances of each.")
+    @cached_property
+    def label(self) -> np.ndarray:
+        """[B]."""
+        return np.array([bag.label for bag in self.bags], np.int32)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """[B] instances of each."""
+        return np.array([bag.size for bag in self.bags], np.int32)
+
     groups = property(lambda self: tuple(bag.group for bag in self.bags), doc="[B].")
     bag_names = property(lambda self: tuple(bag.name for bag in self.bags), doc="[B].")
     split = property(lambda self: tuple(bag.split for bag in self.bags), doc="[B] parts of a given split.")
@@ -99,7 +108,7 @@ class Cohort:
                 digest.update(np.ascontiguousarray(bag.arrays[0]).data)
         return digest.hexdigest()
 
-    def read(self, index: Sequence[int] | None = None, out: np.ndarray | None = None) -> BagSet:
+    def read(self, index: Sequence[int] | np.ndarray | None = None, out: np.ndarray | None = None) -> BagSet:
         """Bags in memory, in one copy.
 
         Args:
@@ -112,20 +121,30 @@ class Cohort:
         chosen = range(len(self.bags)) if index is None else [int(i) for i in index]
         bags = [self.bags[i] for i in chosen]
         sizes = np.array([bag.size for bag in bags], np.int32)
-        ends, count = np.cumsum(sizes), int(sizes.sum())
+        count = int(sizes.sum())
         x = self._room(count) if out is None else out[:count]
-        position = np.empty((count, 2), np.float32) if self.unit else None
-        for bag, end in zip(bags, ends, strict=True):
-            here = slice(end - bag.size, end)
-            x[here], places = bag.read()  # the bag has no name that would keep it while the next one is read
-            if position is not None:
-                position[here] = places
+        position = self.fill(chosen, x)
         label = np.array([max(bag.label, 0) for bag in bags], np.int32)
         return BagSet(
             name=self.name, x=x, sizes=sizes, label=label,
             bag_names=tuple(bag.name for bag in bags), source=self.source or self.name,
             class_names=self.class_names, position=position, instance_label=self._truth(chosen),
         )  # fmt: skip
+
+    def fill(self, index: Sequence[int] | np.ndarray, x: np.ndarray) -> np.ndarray | None:
+        """Reads bags one after the other into the first rows of `x`, in this order; what comes back are positions.
+
+        Raises:
+            InputError: a file that cannot be read, or is not what it was.
+        """
+        ends = np.cumsum([self.bags[i].size for i in index])
+        position = np.empty((ends[-1], 2), np.float32) if self.unit else None
+        for i, end in zip(index, ends, strict=True):
+            here = slice(end - self.bags[i].size, end)
+            x[here], places = self.bags[i].read()  # no name keeps the bag while the next one is read
+            if position is not None:
+                position[here] = places
+        return position
 
     def _room(self, count: int) -> np.ndarray:
         try:

@@ -9,7 +9,6 @@ from jaxtyping import Shaped
 from mil_jax.report.page import render
 from mil_jax.report.parts import Gallery, Part, Picture, Settings, Text
 from mil_jax.run.saved import FinishedRun
-from mil_jax.text import Table
 
 MOST_MEMBERS = 64  # rows of a table; members.csv has all
 
@@ -43,8 +42,7 @@ def report_of(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None
 
 def run_parts(run: FinishedRun, pool: Shaped[np.ndarray | Array, "N ..."] | None) -> list[Part]:
     """The parts of the report; the arguments are those of `report_of`."""
-    parts: list[Part] = [Table(**table) for table in run.summary.tables]
-    parts += [run.summary.results_table(MOST_MEMBERS), run.summary.sets_table()]
+    parts: list[Part] = [*run.summary.shown_tables(MOST_MEMBERS)]
     warnings = run.summary.warnings()
     if warnings:
         parts.insert(0, Text("Warnings", warnings))

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mil_jax import crossing
-from mil_jax.arrays import bags_from_set
-from mil_jax.bags import UNKNOWN, Bags, View, take
+from mil_jax.arrays import bags_from_set, bags_in_order
+from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
 from mil_jax.datasets.thumbnails import thumbnail_for
 from mil_jax.ensemble import Ensemble, Execution, average
@@ -231,13 +231,8 @@ def described_bags(cohort: Cohort) -> Bags:
     """All bags of a cohort: which instances are in which; the instances themselves only where they are images."""
     if cohort.dtype == np.uint8:
         return bags_from_set(cohort.read())
-    mask = np.arange(cohort.sizes.max()) < cohort.sizes[:, None]
-    rows, truth = np.zeros(mask.shape, np.int32), np.full(mask.shape, UNKNOWN, np.int32)
-    rows[mask] = np.arange(mask.sum())
-    if cohort.instance_label is not None:
-        truth[mask] = cohort.instance_label
-    pool = np.broadcast_to(np.zeros(1, cohort.dtype), (int(mask.sum()), *cohort.shape))  # takes no memory
-    return Bags(pool, View(rows, mask, cohort.label, truth))
+    pool = np.broadcast_to(np.zeros(1, cohort.dtype), (int(cohort.sizes.sum()), *cohort.shape))  # takes no memory
+    return bags_in_order(pool, cohort.sizes, cohort.label, cohort.instance_label)
 
 
 def print_cohort(cohort: Cohort, plan: Plan, settings: Sequence[Setting], members: int) -> None:

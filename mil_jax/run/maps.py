@@ -28,7 +28,7 @@ def write_maps(
     """
     if not cohort.unit or not run.writes:
         return
-    data = cohort.read(bags.tolist())
+    data = cohort.read(bags)
     assert data.position is not None
     ends = np.cumsum(data.sizes)
     for place, size in enumerate(data.sizes):

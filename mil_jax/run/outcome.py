@@ -81,17 +81,17 @@ def judge_fits(mil: MIL, trained: Ensemble, predicted: Prediction, material: Mat
     by_round = crossing.out_of_fold(of_parts["test"], plan, members, len(material.label))
     tested = plan.tested()
     pooled, seen = crossing.as_members(by_round, tested), take(bags, tested)
-    judged = evaluation.evaluate_members(summary.with_average(pooled), seen)
+    of_members, whole = summary.judge_shared(pooled, seen)
     binary = len(material.class_names) == 2
     val = np.asarray(of_parts["val"].probability)
     return Outcome(
         fits=fits,
         pooled=Judged(
             pooled,
-            {"test": jax.tree.map(lambda values: values[:-1], judged)},
-            {"test": jax.tree.map(lambda values: values[-1], judged)},
+            {"test": of_members},
+            {"test": whole},
             [],
-            np.asarray(~np.isfinite(pooled.probability).all(axis=(1, 2))),
+            ~pooled.converged,
         ),
         probability=crossing.ensemble_of(by_round.probability),
         spread=crossing.spread_of(by_round.probability),
@@ -171,7 +171,7 @@ def settings_table(
     val_loss: Float[np.ndarray, " S"], names: Sequence[str], chosen: Int[np.ndarray, " F"], plan: Plan
 ) -> Table:
     """The mean validation loss of each setting in each fit; the chosen one is marked."""
-    loss = np.asarray(val_loss).reshape(len(names), plan.fits, -1).mean(axis=2)
+    loss = crossing.loss_of_settings(val_loss, len(names), plan.fits)
     rows = [
         [
             name,

@@ -139,8 +139,7 @@ SHOWN_MEMBERS = 16
 
 def print_results(summary: Summary) -> None:
     """The results as tables, what is odd about them, and the seconds."""
-    further = [Table(**table) for table in summary.tables]
-    for table in (*further, summary.results_table(SHOWN_MEMBERS), summary.sets_table()):
+    for table in summary.shown_tables(SHOWN_MEMBERS):
         print_table(table)
     for sentence in summary.warnings():
         say(f"warning: {sentence}")

@@ -85,6 +85,11 @@ class Summary:
         title = "Test bags (nothing was chosen on them)"
         return Table(title, columns, rows, hidden if len(self.members) > most_members else "")
 
+    def shown_tables(self, most_members: int) -> list[Table]:
+        """What the screen and the report show, in this order."""
+        further = [Table(**table) for table in self.tables]
+        return [*further, self.results_table(most_members), self.sets_table()]
+
     def sets_table(self) -> Table:
         """The mean member on the three sets side by side."""
         rows = [[name, role, *(self.mean.get(f"{name}_{m}") for m in MEASURES)] for name, role in ROLES.items()]
@@ -129,9 +134,7 @@ def judge_predictions(mil: MIL, trained: Ensemble, predictions: Mapping[str, Pre
         if part.by_member:  # no bags that all members have in common, so none for the ensemble
             members[name] = evaluation.evaluate_members(predictions[name], part)
             continue
-        judged = evaluation.evaluate_members(with_average(predictions[name]), part)
-        members[name] = jax.tree.map(lambda values: values[:-1], judged)
-        whole[name] = jax.tree.map(lambda values: values[-1], judged)
+        members[name], whole[name] = judge_shared(predictions[name], part)
     diverged = np.asarray(trained.best_epoch) == 0
     # A pooling without attention cannot collapse: a mean is uniform by definition.
     attends = isinstance(mil.pooling, AttentionPooling)
@@ -140,9 +143,12 @@ def judge_predictions(mil: MIL, trained: Ensemble, predictions: Mapping[str, Pre
     return Judged(predictions["test"], members, whole, warnings, diverged)
 
 
-def with_average(predicted: Prediction) -> Prediction:
-    """The members' predictions, and behind them, as if it were one more member, the ensemble's."""
-    return jax.tree.map(lambda leaf, mean: np.concatenate([leaf, mean[None]]), predicted, average(predicted))
+def judge_shared(predicted: Prediction, bags: Bags) -> tuple[Evaluation, Evaluation]:
+    """Evaluations of the members' predictions of bags that they share, [S], and of the ensemble's."""
+    # As if the ensemble were one more member: one program for all.
+    both = jax.tree.map(lambda leaf, mean: np.concatenate([leaf, mean[None]]), predicted, average(predicted))
+    judged = evaluation.evaluate_members(both, bags)
+    return jax.tree.map(lambda values: values[:-1], judged), jax.tree.map(lambda values: values[-1], judged)
 
 
 def attention_arrays(judged: Judged, test: Bags) -> dict[str, np.ndarray]:
@@ -204,7 +210,7 @@ def details(judged: Judged, test: Bags, seed: int) -> dict[str, Any]:
     diverged take no part.
     """
     predicted = judged.predicted
-    kept = np.isfinite(np.asarray(predicted.probability)).all(axis=(1, 2))
+    kept = predicted.converged
     if not kept.any():
         return {}
     if not kept.all():
