@@ -145,15 +145,25 @@ def window_hyper(
 # ---- one window of all members ----
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=7, compiler_options=WIDE_VECTORS)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=6, compiler_options=WIDE_VECTORS)
 def run_window(
     member: Callable[..., Any], model: MIL, config: FitConfig, placement: Placement,
-    slots: Any, window: Window, own: Any, carry: tuple[FitState, EpochSums],
+    window: Window, members: tuple[Any, Any], carry: tuple[FitState, EpochSums],
 ) -> tuple[FitState, EpochSums]:  # fmt: skip
-    """`member` of the members in `slots` that have not stopped; the others stay as they are (see `run_epoch`)."""
+    """`member` of the members that have not stopped; the others stay as they are (see `run_epoch`).
+
+    Args:
+        member: `train_window` or `validate_window`; static, as are the next three.
+        model: what all members are.
+        config: epochs, batch size, patience.
+        placement: devices, and members at once.
+        window: some bags.
+        members: the slots to run, and what is the members' own: hyperparameters and places of bags in the window.
+        carry: states and sums of the members; their memory is used again.
+    """
 
     def on_device(window: Window, of_device: Any) -> tuple[FitState, EpochSums]:
-        slots, own, carry = of_device
+        (slots, own), carry = of_device
 
         def one(given: Any) -> tuple[Any, tuple[()]]:
             (hyper, places), member_carry = given
@@ -171,7 +181,7 @@ def run_window(
         advanced = map_members(unless_stopped, chosen, placement.together)
         return jax.tree.map(lambda old, new: old.at[slots].set(new), carry, advanced)
 
-    return on_members(on_device, placement)(window, (slots, own, carry))
+    return on_members(on_device, placement)(window, (members, carry))
 
 
 def train_window(
@@ -367,8 +377,8 @@ class WindowRun:
         """All members on one window; when it returns, nothing reads the window any more."""
         function, part = (train_window, self.folds.train) if trains else (validate_window, self.folds.val)
         places = put_members(places_in(self.layout, part, index), self.placement)
-        shared, own = put_shared(window, self.placement), (self.hyper, places)
-        given = (self.model, self.config, self.placement, slots, shared, own, carry)
+        shared, members = put_shared(window, self.placement), (slots, (self.hyper, places))
+        given = (self.model, self.config, self.placement, shared, members, carry)
         return jax.block_until_ready(run_window(function, *given))
 
 

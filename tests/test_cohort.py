@@ -147,7 +147,10 @@ def test_every_layout_and_both_tables_give_the_bags_of_the_cohort(tmp_path, writ
 
 @needs_cohort
 def test_the_cohort_is_the_known_one():
-    options: dict[str, Any] = {"classes": ("other", "epithelial"), "instance_labels": COHORT / "patch_truth.csv"}
+    options: dict[str, Any] = {
+        "columns": Columns(classes=("other", "epithelial")),
+        "instance_labels": COHORT / "patch_truth.csv",
+    }
     cohort = load_cohort(COHORT, COHORT / "cohort.csv", **options)
     read = cohort.read()
     assert (read.x.shape, read.x.dtype, cohort.patch_size, int(cohort.label.sum())) == (
@@ -228,9 +231,11 @@ def test_classes_are_ordered_by_value_by_alphabet_or_as_given(tmp_path):
             path, "bag,label\n" + "".join(f"{bag},{y}\n" for bag, y in zip("abc", labels.split(","), strict=True))
         )
         assert load_cohort(folder, path).class_names == names
-    assert load_cohort(folder, path, classes=("b", "a", "10")).label.tolist() == [0, 2, 1]
-    assert "label = '10': expected one of a, b for 'b'" in message_of(load_cohort, folder, path, classes=("a", "b"))
-    assert "expected each class once" in message_of(load_cohort, folder, path, classes=("a", "a"))
+    assert load_cohort(folder, path, columns=Columns(classes=("b", "a", "10"))).label.tolist() == [0, 2, 1]
+    assert "label = '10': expected one of a, b for 'b'" in message_of(
+        load_cohort, folder, path, columns=Columns(classes=("a", "b"))
+    )
+    assert "expected each class once" in message_of(load_cohort, folder, path, columns=Columns(classes=("a", "a")))
 
 
 BAD_TABLES = [

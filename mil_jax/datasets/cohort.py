@@ -27,7 +27,6 @@ def load_cohort(
     *,
     slide_table: str | Path | None = None,
     columns: Columns = Columns(),
-    classes: Sequence[str] = (),
     slides: Literal["apart", "join"] = "apart",
     missing: Literal["refuse", "skip"] = "refuse",
     instance_labels: str | Path | None = None,
@@ -39,8 +38,7 @@ def load_cohort(
             with torchmil's `features/`, `coords/`, `labels/`, `patch_labels/`; or one CSV `bag_label,bag_id,f1,…`.
         table: a CSV or .xlsx with a row for each file; none for bags without labels, or with those of torchmil.
         slide_table: which files belong to which group of the table, where it does not say.
-        columns: the names of the table's columns.
-        classes: labels in their order; numbers by value and words by the alphabet where not given.
+        columns: the names of the table's columns, and the order of the labels.
         slides: whether each file is a bag, or all files of a group are one.
         missing: what to do about rows without a file or a label, and files without a row.
         instance_labels: a CSV `slide_id,row,positive`.
@@ -59,13 +57,13 @@ def load_cohort(
 
         cohort = load_packed(path)
     elif lines:
-        cohort = _of_table(path, classes)
+        cohort = _of_table(path, columns.classes)
     else:
         if table is None and slide_table is not None:
             raise InputError("table", None, f"expected the table of labels to which {slide_table} belongs")
         second = None if slide_table is None else as_path("slide_table", slide_table)
         rows = None if table is None else read_labels(as_path("table", table), second, columns)
-        cohort = _of_files(path, rows, classes, slides, missing)
+        cohort = _of_files(path, rows, columns.classes, slides, missing)
     if instance_labels is None:
         return cohort
     return replace(cohort, instance_label=read_instance_labels(instance_labels, cohort))

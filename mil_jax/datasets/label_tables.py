@@ -28,12 +28,14 @@ CONTENT = "a table with a header"
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of a table's columns; None for the usual ones."""
+    """The names of a table's columns, None for the usual ones; and what the column of labels says."""
 
     slide: str | None = None
     label: str | None = None
     group: str | None = None
     split: str | None = None
+    classes: Sequence[str] = ()
+    """The labels in their order; numbers by value and words by the alphabet where not given."""
 
 
 class Record(NamedTuple):

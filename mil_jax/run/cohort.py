@@ -23,7 +23,7 @@ from mil_jax.bags import Bags, take
 from mil_jax.datasets.cohort import Cohort
 from mil_jax.datasets.thumbnails import thumbnail_for
 from mil_jax.ensemble import Ensemble, Execution, average
-from mil_jax.errors import InputError, RunError, check_whole
+from mil_jax.errors import InputError, check_whole
 from mil_jax.folds import Plan, draw_plan
 from mil_jax.losses import Classes
 from mil_jax.model import MIL, ModelConfig, build
@@ -31,7 +31,7 @@ from mil_jax.optimizer import by_member
 from mil_jax.protocols import Folds
 from mil_jax.run import figures, screen, summary
 from mil_jax.run.config import MembersConfig, Problem, aside
-from mil_jax.run.experiment import describe, draw_keys, write_figures, write_results
+from mil_jax.run.experiment import announce, describe, draw_keys, write_figures, write_results
 from mil_jax.run.fit import Task, checkpoint_tree, fit_recorded
 from mil_jax.run.folder import RunFolder, open_run
 from mil_jax.run.maps import write_maps
@@ -136,8 +136,8 @@ def member_task(
     cohort, fits = windows.cohort, plan.fits * config.members
     standardized = any(setting.scale == "standard" for setting in settings)
     fitted = fit_scaler_windows(windows, plan.folds.train) if standardized else None
-    label = stand_in_bags(cohort, plan.folds.train)
-    hyper = member_hyper(label, fitted, config.search, settings, config.members, mil.target)
+    of_fits = stand_in_bags(cohort, plan.folds.train)
+    hyper = member_hyper(of_fits, fitted, config.search, settings, config.members, mil.target)
     keys = draw_keys(dataclasses.replace(config, members=fits))
     tiled, folds = np.tile(np.arange(fits), len(settings)), plan.repeated(len(settings), config.members)
     keys = MemberKeys(keys.init[tiled], keys.order[tiled])
@@ -178,9 +178,10 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         mil, settings = build(config.model, Classes(len(cohort.class_names))), config.search.settings(bags.kind)
         task = member_task(config, mil, windows, plan, settings)
         features = crossing.mean_features(cohort)
-    seen = take(bags, plan.tested())
+    tested = plan.tested()
+    seen, mapped = take(bags, tested), tested[figures.first_bags(cohort.label[tested], config.maps)]
     if config.thumbnails is not None:  # one that cannot be read is refused before training
-        for bag in shown_bags(config, cohort, plan.tested()):
+        for bag in mapped:
             thumbnail_for(config.thumbnails, cohort.bag_names[bag])
     problem = Problem(
         cohort.name, Splits(task.train, task.val, seen), cohort.class_names, hash_of(cohort, plan), "own_bags"
@@ -208,17 +209,15 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
             shown = config.plot_bags if bags.kind.pixels else 0  # of features, maps and the report show the weights
             names = cohort.class_names
             write_figures(run, lambda: figures.after_training(kept, outcome.pooled, seen, names, shown))
-            draw_maps(run, config, cohort, outcome, plan.tested())
+            if len(mapped):
+                weights = np.asarray(outcome.pooled.predicted.attention)[:, np.searchsorted(tested, mapped)]
+                write_maps(run, cohort, mapped, weights, config.thumbnails)
         tables = [table for table in (*score_tables(rows), instance_table(outcome), tried) if table is not None]
         results = summary_of(kept, outcome, material, seen, tables, config.seed)
         results = dataclasses.replace(results, seconds=watch.read())
         write_results(run, config, results, seen)
         run.drop_progress()
-    screen.print_results(results)
-    screen.say(f"run folder: {config.out}")
-    if outcome.fits.diverged.all():
-        raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
-    return run.path
+    return announce(run.path, results, outcome.fits)
 
 
 def hash_of(cohort: Cohort, plan: Plan) -> str:
@@ -309,19 +308,6 @@ def summary_of(
         for i, row in enumerate(results.members)
     ]
     return dataclasses.replace(results, members=rows, tables=[dataclasses.asdict(table) for table in tables])
-
-
-def draw_maps(run: RunFolder, config: CohortConfig, cohort: Cohort, outcome: Outcome, tested: np.ndarray) -> None:
-    """Maps of the first test bags of each class, by the members that have not seen them."""
-    first = shown_bags(config, cohort, tested)
-    if len(first):
-        attention = np.asarray(outcome.pooled.predicted.attention)[:, np.searchsorted(tested, first)]
-        write_maps(run, cohort, first, attention, config.thumbnails)
-
-
-def shown_bags(config: CohortConfig, cohort: Cohort, tested: np.ndarray) -> np.ndarray:
-    """The first test bags of each class, those with a map."""
-    return tested[figures.first_bags(cohort.label[tested], config.maps)]
 
 
 def write_outcome(

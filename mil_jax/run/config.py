@@ -8,8 +8,9 @@ run is resumed.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+from mil_jax.datasets.cohort import Cohort, Columns, load_cohort
 from mil_jax.errors import InputError, check_fields, check_whole
 from mil_jax.model import ModelConfig
 from mil_jax.optimizer import HyperConfig
@@ -34,6 +35,48 @@ class DataConfig:
     """Where TensorFlow Datasets keeps prepared sets; its own default where not given."""
     manual_dir: Path | None = aside(None)
     """A folder, only read, with the canonical .gz files, for use without a network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FilesConfig:
+    """Which files hold the bags, and what tables say of them."""
+
+    features: Path | None = aside(None)
+    """A folder with a file for each bag (.h5, .pt, .npy, .npz), a packed folder, or one CSV bag_label,bag_id,f1,f2,…"""
+    table: Path | None = aside(None)
+    """A CSV or .xlsx with a row for each bag."""
+    slide_table: Path | None = aside(None)
+    """A second one that tells which files are whose, such as STAMP's PATIENT,FILENAME."""
+    slide_column: str | None = None
+    """The column with the names of the files; found by itself where it has a usual name, as are the others."""
+    label_column: str | None = None
+    """The column with the labels."""
+    group_column: str | None = None
+    """The column with what must not be cut by a split, such as the patient."""
+    split_column: str | None = None
+    """The column that says train, val or test, where the table gives the split."""
+    classes: tuple[str, ...] = ()
+    """The labels in their order, the negative one first; in the order of the alphabet where not given."""
+    slides: Literal["apart", "join"] = "apart"
+    """Each file is a bag, or all files of a group are one."""
+    missing: Literal["refuse", "skip"] = "refuse"
+    """What to do about rows without a file and files without a row."""
+    instance_labels: Path | None = aside(None)
+    """A CSV slide_id,row,positive with the truth of instances, to judge the attention by."""
+
+    def load(self) -> Cohort:
+        """The cohort that they are.
+
+        Raises:
+            InputError: no features, or see `load_cohort`.
+        """
+        if self.features is None:
+            raise InputError("features", None, "expected the folder of the files that the table names")
+        names = (self.slide_column, self.label_column, self.group_column, self.split_column)
+        return load_cohort(
+            self.features, self.table, slide_table=self.slide_table, columns=Columns(*names, self.classes),
+            slides=self.slides, missing=self.missing, instance_labels=self.instance_labels,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

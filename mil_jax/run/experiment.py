@@ -97,11 +97,7 @@ def run_bags(config: RunConfig, problem: Problem, watch: Stopwatch | None = None
         results = dataclasses.replace(results, seconds=watch.read())
         write_results(run, config, results, splits.test)
         run.drop_progress()
-    screen.print_results(results)
-    screen.say(f"run folder: {config.out}")
-    if judged.diverged.all():
-        raise RunError(f"training diverged in all members; {config.out} has what there is: try a lower learning rate")
-    return run.path
+    return announce(run.path, results, judged)
 
 
 def train(
@@ -191,3 +187,16 @@ def write_results(run: RunFolder, config: MembersConfig, results: summary.Summar
     if config.tensorboard:
         for name, content in tensorboard.event_files(finished).items():
             run.write_bytes(f"tensorboard/{name}", content)
+
+
+def announce(path: Path, results: summary.Summary, judged: summary.Judged) -> Path:
+    """Prints the results and where they are; what comes back is the folder.
+
+    Raises:
+        RunError: no member has converged.
+    """
+    screen.print_results(results)
+    screen.say(f"run folder: {path}")
+    if judged.diverged.all():
+        raise RunError(f"training diverged in all members; {path} has what there is: try a lower learning rate")
+    return path

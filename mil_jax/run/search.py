@@ -77,30 +77,30 @@ class Search:
 
 
 def member_hyper(
-    label: Bags, fitted: Scaler | None, search: Search, settings: Sequence[Setting], members: int, target: Classes
+    train: Bags, fitted: Scaler | None, search: Search, settings: Sequence[Setting], members: int, target: Classes
 ) -> Hyper:
     """Hyperparameters of S = G * F * M members, setting by setting, fit by fit.
 
     Args:
-        label: bags with the labels of each fit's training bags, with a leading axis F.
+        train: bags with the labels of each fit's training bags, with a leading axis F; what they hold is not looked at.
         fitted: how each fit standardises its features; None where no setting does.
         search: penalties that all settings share.
         settings: G of them.
         members: M.
         target: what the bags are labelled with.
     """
-    count, repeat = len(np.asarray(label.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)
-    base = make_hyper(label, HyperConfig(l2=search.l2, class_weights=search.class_weights), target)
+    count, repeat = len(np.asarray(train.label)), lambda leaf: np.repeat(np.asarray(leaf), members, axis=0)
+    base = make_hyper(train, HyperConfig(l2=search.l2, class_weights=search.class_weights), target)
     weight = np.tile(repeat(base.class_weight), (len(settings), 1))
     of = lambda name: np.repeat([getattr(s, name) for s in settings], count * members).astype(np.float32)  # noqa: E731
     scales = [setting.scale for setting in settings]
-    scaler = None if set(scales) == {"raw"} else jax.tree.map(repeat, member_scaler(label, fitted, scales))
+    scaler = None if set(scales) == {"raw"} else jax.tree.map(repeat, member_scaler(train, fitted, scales))
     return Hyper(of("learning_rate"), base.l2, weight, of("weight_decay"), scaler)
 
 
-def member_scaler(label: Bags, fitted: Scaler | None, scales: Sequence[str]) -> Scaler:
+def member_scaler(train: Bags, fitted: Scaler | None, scales: Sequence[str]) -> Scaler:
     """The scaler of each setting and fit, [G * F, ...]."""
-    count, features = len(np.asarray(label.label)), label.kind.shape[0]
+    count, features = len(np.asarray(train.label)), train.kind.shape[0]
     plain = Scaler(np.zeros((count, features), np.float32), np.ones((count, features), np.float32))
     chosen = [fitted if scale == "standard" and fitted is not None else plain for scale in scales]
     unit = np.repeat([float(scale == "l2") for scale in scales], count).astype(np.float32)
