@@ -7,7 +7,7 @@ seen it, beside a linear probe on mean features.
 
     python experiments/own_bags.py --features DIR --table cohort.csv --label-column label --folds 5 --members 4
     python experiments/own_bags.py --features DIR --table cohort.csv --splits splits/ --members 8
-    python experiments/own_bags.py                     (a small cohort made of the package's digits, in two minutes)
+    python experiments/own_bags.py                     (a small cohort made of the package's digits)
 """
 
 from dataclasses import dataclass

@@ -178,3 +178,14 @@ def test_bad_input_is_named(change, message):
     given = {"weights": np.ones(4), "position": grid(2, 2), "name": "a", "patch_size": 20.0} | change
     with pytest.raises(InputError, match=message):
         make_map(given.pop("weights"), given.pop("position"), **given)
+
+
+def test_a_heading_is_as_wide_as_its_figure():
+    """A narrow map of one member: nothing of the name and the AUC is cut off."""
+    place = np.array([[x, y] for y in range(4) for x in range(3)], float)
+    heat = make_map(np.arange(12.0), place, name="patient01_slide0_of_a_long_name", truth=np.arange(12) > 8)
+    figure = plots.slide_map(heat)
+    figure.draw_without_rendering()
+    heading = figure._suptitle  # type: ignore[attr-defined]
+    assert heading.get_text().replace("\n", " ").endswith("AUC of patches 1.00")
+    assert heading.get_window_extent().x1 <= figure.bbox.x1

@@ -5,6 +5,7 @@ patches, k of them shown as tiles; H and W pixels; x to the right, y downwards.
 """
 
 import math
+import textwrap
 from typing import Any, Literal, NamedTuple, get_args
 
 import matplotlib
@@ -29,6 +30,7 @@ DISAGREED = LIGHT_GREY
 PANEL_WIDTH, TALLEST = 3.1, 4.4  # inches
 PIXELS, MOST_PIXELS = 900, 2400  # of the longer side of a map: aimed at, and where the grid is finer
 TILES_PER_LINE, TILE = 8, 0.95  # inches
+CHARACTERS = 12  # of a heading in an inch
 
 
 class Canvas(NamedTuple):
@@ -98,7 +100,7 @@ def slide_map(
         axes.grid(False)
         axes.spines[:].set_visible(False)
     _draw_scale_bar(panels[0], edges, heat.unit)
-    figure.suptitle(_heading(heat), x=0.01, ha="left", fontsize=9, fontweight="bold")
+    _draw_heading(figure, _heading(heat))
     _draw_key(figure, heat, ", the white line" if shown == "rank" else "")
     return figure
 
@@ -229,6 +231,12 @@ def _draw_scale_bar(axes: Axes, edges: tuple[float, ...], unit: str) -> None:
     axes.text(left + length * 1.1, -0.035, text, transform=place, va="center", size=8)
 
 
+def _draw_heading(figure: Figure, text: str) -> None:
+    """The heading, in as many lines as the figure's width needs."""
+    wrapped = textwrap.fill(text, int(CHARACTERS * figure.get_figwidth()))
+    figure.suptitle(wrapped, x=0.01, ha="left", fontsize=9, fontweight="bold")
+
+
 def _heading(heat: Map) -> str:
     parts = [heat.name, f"{len(heat):,} patches", f"mean of {heat.members} members" if heat.members > 1 else ""]
     area = patch_auc(heat)
@@ -276,7 +284,7 @@ def extreme_tiles(heat: Map, highest: Tiles, lowest: Tiles) -> Figure:
             _draw_tile(grid[first + place // columns, place % columns], heat, int(row), image)
         grid[first, 0].text(-0.12, 0.5, name, transform=grid[first, 0].transAxes, rotation=90, va="center", ha="right")
     unit = f", in parts of the uniform 1/{len(heat)}" if heat.kind == "attention" else ""
-    figure.suptitle(f"{heat.name} · {heat.kind} of patches{unit}", x=0.01, ha="left", fontsize=9, fontweight="bold")
+    _draw_heading(figure, f"{heat.name} · {heat.kind} of patches{unit}")
     return figure
 
 
