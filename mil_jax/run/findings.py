@@ -28,7 +28,7 @@ from mil_jax.model import MIL
 from mil_jax.run.ablation import Ablation
 from mil_jax.run.config import settings
 from mil_jax.run.processes import placement_of
-from mil_jax.run.screen import print_table, say
+from mil_jax.run.screen import print_table, say, say_seconds
 from mil_jax.run.study import open_study
 from mil_jax.sampling import BagsConfig, sample_bags
 from mil_jax.text import Table
@@ -120,7 +120,7 @@ def conclude(
     say(note)
     for sentence in warnings:
         say(f"warning: {sentence}")
-    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    say_seconds(seconds)
     say(f"folder: {study.out}")
     return study.out
 

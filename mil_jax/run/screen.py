@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import jax
@@ -146,4 +146,9 @@ def print_results(summary: Summary) -> None:
     gone = sum(row["diverged"] for row in summary.members)
     if gone:
         say(f"{gone} of {len(summary.members)} members diverged: they are in no mean and not in the ensemble")
-    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in summary.seconds.items()))
+    say_seconds(summary.seconds)
+
+
+def say_seconds(seconds: Mapping[str, float]) -> None:
+    """The seconds of each phase, in a line."""
+    say("seconds: " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
