@@ -45,7 +45,8 @@ def test_groups_are_never_cut_and_every_bag_is_tested_once_in_a_round(data: st.D
     """For any groups, of one class or of several; what cannot be drawn is refused."""
     count = data.draw(st.integers(4, 40))
     number = np.array(data.draw(st.lists(st.integers(0, 15), min_size=count, max_size=count)))
-    label = np.array(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
+    drawn = data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    label = np.unique(drawn, return_inverse=True)[1]  # every class has a bag
     options: dict[str, Any] = {"folds": data.draw(st.integers(2, 4)), "repeats": data.draw(st.integers(1, 2))}
     options |= {"holdout": data.draw(st.sampled_from([0.0, 0.2])), "val_share": data.draw(st.sampled_from([0.1, 0.4]))}
     key = jax.random.key(data.draw(st.integers(0, 9)))
