@@ -35,8 +35,8 @@ from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys
 
 # Before anything starts a backend, so that sharding over two devices is really tested on a CPU.
 jax.config.update("jax_num_cpu_devices", 2)
-# Programs compile in half the time, here and in commands; `XLA_FLAGS= pytest` tests those that users get. Later versions
-# do not know the flag, and XLA ends a process that is given one it does not know.
+# Programs compile in half the time, here and in commands; `XLA_FLAGS= pytest` tests those that users get. Later
+# versions do not know the flag, and XLA ends a process that is given one it does not know.
 if jax.__version_info__ < (0, 11):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
