@@ -21,6 +21,7 @@ from mil_jax.errors import InputError, checked
 
 # Bags and slots evaluated at a time: memory stays bounded however many there are.
 EVALUATION_BAGS, EVALUATION_SLOTS = 512, 2048
+LARGE = 256
 
 
 @checked
@@ -29,12 +30,16 @@ def sizes_of(bags: Bags) -> Int[np.ndarray, "*members B"]:
     return np.asarray(bags.mask).sum(axis=-1)
 
 
-def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float = 0.25, most: int = 8) -> tuple[int, ...]:
+def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float | None = None, most: int = 8) -> tuple[int, ...]:
     """The fewest widths, ascending, up to `most`, to which bags can be cut so that at most `empty` of the slots is.
 
     A bag is cut to the least width that holds it; compilation happens once for each. Widths are sizes of bags, and
-    those that leave the fewest slots empty of all sets of as many.
+    those that leave the fewest slots empty of all sets of as many. Where nothing else is asked for, a quarter of the
+    slots may be empty, and a tenth where bags have `LARGE` instances on the average: there, slots cost more than
+    compilation.
     """
+    if empty is None:
+        empty = 0.25 if np.mean(sizes) < LARGE else 0.1
     values, counts = np.unique(np.maximum(sizes, 1), return_counts=True)
     total, cumulated = int(values @ counts), np.concatenate([[0], np.cumsum(counts)])
     # cost[j] of the bags of the j smallest sizes in k widths: the last width holds those from i on.

@@ -5,11 +5,15 @@ Dropout is on where the caller hands over a key for it (`rngs={"dropout": key}`)
 Axes: K instances of a bag, D embedding.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from mil_jax.products import Precision, dense_product
 
 # The kernels of the Keras example; Flax's own default is LeCun-normal.
 glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -26,13 +30,16 @@ class MLPEncoder(nn.Module):
     """Width of each layer; the last one is D."""
     dropout: float = 0.0
     """Share of the units of each layer that a training step drops."""
+    precision: Precision = "float32"
+    """Of the factors of the products; sums are always float32."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K ..."]) -> Float[Array, "K D"]:
         """Encodes instances [K, ...] as embeddings [K, D]."""
         hidden = instances.reshape(len(instances), -1)
+        dense = partial(nn.Dense, kernel_init=glorot_uniform, dot_general=dense_product(self.precision))
         for width in self.features:
-            hidden = nn.relu(nn.Dense(width, kernel_init=glorot_uniform)(hidden))
+            hidden = nn.relu(dense(width)(hidden))
             if self.dropout and self.has_rng("dropout"):
                 hidden = nn.Dropout(self.dropout, deterministic=False)(hidden)
         return hidden
@@ -51,6 +58,8 @@ class ConvEncoder(nn.Module):
     """Width of each dense layer; the last one is D."""
     dropout: float = 0.0
     """Share of the units of each dense layer that a training step drops."""
+    precision: Precision = "float32"
+    """Of the factors of the dense layers' products."""
 
     @nn.compact
     def __call__(self, instances: Float[Array, "K H W *channels"]) -> Float[Array, "K D"]:
@@ -61,7 +70,7 @@ class ConvEncoder(nn.Module):
             bias = self.param(f"bias_{i}", nn.initializers.zeros, (count,))
             # ReLU and bias keep the order of values, and so can wait until there are fewer of them.
             hidden = nn.relu(max_pool(convolve(hidden, kernel)) + bias)
-        return MLPEncoder(self.features, self.dropout, name="dense")(hidden)
+        return MLPEncoder(self.features, self.dropout, self.precision, name="dense")(hidden)
 
 
 def convolve(images: Float[Array, "K H W I"], kernel: Float[Array, "h w I O"]) -> Float[Array, "K P Q O"]:

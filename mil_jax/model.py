@@ -21,6 +21,7 @@ from mil_jax.encoders import COLON, LENET, ConvEncoder, MLPEncoder, glorot_unifo
 from mil_jax.errors import InputError, check_choice, check_number, check_whole, checked
 from mil_jax.losses import Classes
 from mil_jax.pooling import AttentionPooling, EmbeddingPooling, InstancePooling
+from mil_jax.products import Precision
 from mil_jax.record import record
 
 Params = Any  # Flax's nested dict of arrays
@@ -29,7 +30,7 @@ Augment = Callable[[Key[Array, ""], Float[Array, "K ..."]], Float[Array, "K ..."
 # ---- choices ----
 
 Encoder = Literal["mlp", "lenet", "colon"]
-ENCODERS: dict[Encoder, Callable[[tuple[int, ...], float], nn.Module]] = {
+ENCODERS: dict[Encoder, Callable[[tuple[int, ...], float, Precision], nn.Module]] = {
     "mlp": MLPEncoder,
     "lenet": partial(ConvEncoder, LENET),
     "colon": partial(ConvEncoder, COLON),
@@ -64,6 +65,8 @@ class ModelConfig:
     """Concatenate the weighted embeddings (attention only; needs full bags of one size) or sum them (takes any bag)."""
     output: Literal["softmax", "sigmoid"] = "softmax"
     """A logit for each class, or one for the positive class of two."""
+    precision: Precision = "float32"
+    """Factors of the large products, of dense layers and attention: bfloat16 is faster where the processor has it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, tuple | list) or not self.hidden:
@@ -75,6 +78,7 @@ class ModelConfig:
             check_whole("chunk", self.chunk, 1)
         check_number("dropout", self.dropout, 0, 1)
         known = {"encoder": ENCODERS, "pooling": POOLINGS, "head": ("concat", "sum"), "output": ("softmax", "sigmoid")}
+        known |= {"precision": get_args(Precision)}
         for name, choices in known.items():
             check_choice(name, getattr(self, name), tuple(choices))
         if self.head == "concat" and self.pooling not in ATTENTION:
@@ -175,7 +179,7 @@ def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augm
     """The model that `config` describes (the Keras example's), for a target; an InputError where they do not fit."""
     if config.output == "sigmoid" and target.count != 2:
         raise InputError("output", config.output, f"expected 'softmax' for {target.count} classes")
-    encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout)
+    encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout, config.precision)
     return MIL(encoder, build_pooling(config), target, config.output == "sigmoid", augment)
 
 
@@ -183,7 +187,7 @@ def build_pooling(config: ModelConfig) -> nn.Module:
     """The pooling that `config` describes."""
     if config.pooling in ATTENTION:
         gated, concat = config.pooling == "gated_attention", config.head == "concat"
-        return AttentionPooling(config.attention_units, gated, concat, config.chunk)
+        return AttentionPooling(config.attention_units, gated, concat, config.chunk, config.precision)
     level, kind = config.pooling.split("_", 1)
     pooling: Any = EmbeddingPooling if level == "embedding" else InstancePooling
     return pooling(kind)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mil_jax.encoders import glorot_uniform
+from mil_jax.products import Precision, product, weighted_sum
 from mil_jax.record import record
 
 
@@ -53,6 +54,8 @@ class AttentionPooling(nn.Module):
     chunk: int | None = None
     """Instances at a time, for bags so large that their hidden layers [K, A] do not fit into memory; the backward pass
     computes them again. All at once where not given."""
+    precision: Precision = "float32"
+    """Of the factors of the products with V and U; sums are always float32."""
 
     @nn.compact
     def __call__(self, embeddings: Float[Array, "K D"], mask: Bool[Array, " K"]) -> Pooled:
@@ -60,12 +63,13 @@ class AttentionPooling(nn.Module):
         width = embeddings.shape[-1]
         V = Kernel(self.units, name="V")(width)
         U = Kernel(self.units, name="U")(width) if self.gated else None
-        scores = partial(attention_scores, V, U, Kernel(1, name="w")(self.units))
+        scores = partial(attention_scores, V, U, Kernel(1, name="w")(self.units), precision=self.precision)
         if self.chunk is not None:
             return pool_in_chunks(scores, embeddings, mask, self.chunk)
         attention = masked_softmax(scores(embeddings), mask)
-        weighted = attention[:, None] * embeddings
-        return Pooled(weighted.reshape(-1) if self.concat else weighted.sum(axis=0), attention)
+        if self.concat:
+            return Pooled((attention[:, None] * embeddings).reshape(-1), attention)
+        return Pooled(weighted_sum(attention, embeddings), attention)
 
 
 class Kernel(nn.Module):
@@ -80,12 +84,16 @@ class Kernel(nn.Module):
 
 
 def attention_scores(
-    V: Float[Array, "D A"], U: Float[Array, "D A"] | None, w: Float[Array, "A 1"], embeddings: Float[Array, "K D"]
+    V: Float[Array, "D A"],
+    U: Float[Array, "D A"] | None,
+    w: Float[Array, "A 1"],
+    embeddings: Float[Array, "K D"],
+    precision: Precision = "float32",
 ) -> Float[Array, " K"]:
     """The scores before the softmax, w · (tanh(V h) * sigmoid(U h)), or w · tanh(V h) without U."""
-    hidden = jnp.tanh(embeddings @ V)
+    hidden = jnp.tanh(product(embeddings, V, precision))
     if U is not None:
-        hidden = hidden * nn.sigmoid(embeddings @ U)
+        hidden = hidden * nn.sigmoid(product(embeddings, U, precision))
     return (hidden @ w)[:, 0]
 
 

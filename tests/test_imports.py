@@ -16,7 +16,8 @@ PACKAGE = "mil_jax"
 
 # A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
 ORDER = (
-    "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
+    "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "products",
+    "encoders",
     "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
     "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
     "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots", "run",
