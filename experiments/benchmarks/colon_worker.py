@@ -8,6 +8,7 @@ a step would take if it were nothing but such products.
 """
 
 import argparse
+from itertools import pairwise
 from typing import Any
 
 import jax
