@@ -9,10 +9,9 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
+from mil_jax.convolution import convolve_and_pool
 from mil_jax.products import Precision, dense_product
 
 # The kernels of the Keras example; Flax's own default is LeCun-normal.
@@ -69,34 +68,8 @@ class ConvEncoder(nn.Module):
             kernel = self.param(f"kernel_{i}", glorot_uniform, (side, side, hidden.shape[-1], count))
             bias = self.param(f"bias_{i}", nn.initializers.zeros, (count,))
             # ReLU and bias keep the order of values, and so can wait until there are fewer of them.
-            hidden = nn.relu(max_pool(convolve(hidden, kernel)) + bias)
+            hidden = nn.relu(convolve_and_pool(hidden, kernel) + bias)
         return MLPEncoder(self.features, self.dropout, self.precision, name="dense")(hidden)
-
-
-def convolve(images: Float[Array, "K H W I"], kernel: Float[Array, "h w I O"]) -> Float[Array, "K P Q O"]:
-    """The convolution without padding of images with O kernels, P = H - h + 1, Q = W - w + 1.
-
-    On a CPU as one matrix product of the patches: XLA's own gradient of a convolution takes ten times as long there.
-    """
-
-    def native(images: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    def by_patches(images: Array, kernel: Array) -> Array:
-        (count, height, width, _), (down, across, channels, outputs) = images.shape, kernel.shape
-        rows, columns = height - down + 1, width - across + 1
-        shifted = [images[:, i : i + rows, j : j + columns] for i in range(down) for j in range(across)]
-        patches = jnp.stack(shifted, axis=3).reshape(-1, down * across * channels)
-        return (patches @ kernel.reshape(-1, outputs)).reshape(count, rows, columns, outputs)
-
-    return lax.platform_dependent(images, kernel, cpu=by_patches, default=native)
-
-
-def max_pool(images: Float[Array, "K H W C"]) -> Float[Array, "K P Q C"]:
-    """The maximum of each 2x2 square; an odd last row or column is left out."""
-    count, height, width, channels = images.shape
-    even = images[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(count, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
 LENET = ((20, 5), (50, 5))

@@ -1,4 +1,4 @@
-"""Encoders: convolutions against JAX's own, and the papers' numbers of parameters."""
+"""Encoders: the papers' numbers of parameters, flattening, and dropout."""
 
 from typing import Any
 
@@ -7,35 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from jax import lax
 
-from mil_jax.encoders import MLPEncoder, convolve, max_pool
+from mil_jax.encoders import MLPEncoder
 from mil_jax.model import ModelConfig, build, count_params, init_params
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
-
-@pytest.mark.parametrize(("shape", "kernel"), [((2, 7, 6, 3), (4, 3, 3, 5)), ((1, 5, 5, 1), (5, 5, 1, 2))])
-def test_a_convolution_and_its_gradient_are_those_of_jax(shape, kernel):
-    rng = np.random.default_rng(0)
-    given = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, kernel)]
-
-    def native(images, weights):
-        return lax.conv_general_dilated(images, weights, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    def both(function):
-        def loss(*given):
-            out = function(*given)
-            return jnp.sin(out).sum(), out
-
-        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(*given)
-
-    assert_close(both(convolve), both(native), 1e-3)
-
-
-def test_max_pooling_leaves_out_an_odd_last_row():
-    images = jnp.arange(25.0).reshape(1, 5, 5, 1)
-    np.testing.assert_array_equal(max_pool(images)[0, :, :, 0], [[6, 8], [16, 18]])
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,14 @@ def classic_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def colon_options() -> argparse.Namespace:
+    """The command line of `colon_torch.py` and `colon_worker.py`."""
+    parser = option_parser("The colon network with augmentation, timed.", timing_only_epochs=2)
+    parser.add_argument("--threads", type=whole_number(1), default=1, help="threads of PyTorch")
+    parser.add_argument("--channels-last", action="store_true", help="PyTorch's other layout of images")
+    return parser.parse_args()
+
+
 def require(*packages: str) -> None:
     """Leave with one line that says what to install if a package is not there."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -162,6 +170,13 @@ def read_split(path: Path, name: str) -> Split:
     if instances.ndim != 4 or not whole:
         stop(f"--bags {path}: {expected}")
     return Split(instances.astype(np.float32), labels.astype(np.int32))
+
+
+def read_colon(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The options that `colon_speed.py` wrote, and ``patches [B, K, side, side, 3]`` as bytes with ``labels [B]``."""
+    with np.load(path) as arrays:
+        held = dict(arrays)
+    return json.loads(str(held.pop("task"))), held
 
 
 def usable_cores() -> int:
@@ -193,12 +208,17 @@ def write_results(out: Path, peer: dict[str, Any], members: list[Member], train:
     if predictions:
         probabilities, attention = (np.stack(arrays) for arrays in zip(*predictions, strict=True))
         np.savez(out.with_suffix(".npz"), probabilities=probabilities, attention=attention)
+    write_timings(out, peer | {"bag_size": train.instances.shape[1]}, members, train.labels.size)
+
+
+def write_timings(out: Path, peer: dict[str, Any], members: list[Member], steps: int) -> None:
+    """Write the JSON file alone: times as microseconds per step, of which an epoch has so many."""
     records = [
         {name: value for name, value in vars(member).items() if name not in ("train_seconds", "prediction")}
-        | {"microseconds_per_step_by_epoch": [1e6 * seconds / train.labels.size for seconds in member.train_seconds]}
+        | {"microseconds_per_step_by_epoch": [1e6 * seconds / steps for seconds in member.train_seconds]}
         for member in members
     ]
-    sizes = {"bag_size": train.instances.shape[1], "steps_per_epoch": train.labels.size, "usable_cores": usable_cores()}
+    sizes = {"steps_per_epoch": steps, "usable_cores": usable_cores()}
     versions = {"python": platform.python_version(), "numpy": np.__version__} | peer["versions"]
     summary = {"versions": versions, "peak_memory_mib": peak_memory_mib(), "members": records}
     write_json(out, peer | sizes | summary)
