@@ -16,20 +16,17 @@ Writes results.json, results.csv and figures/colon_speed.png. PyTorch comes with
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import measure
 import numpy as np
 import peer_io
-from measure import CORES, Case, Measured, Row, Task, Way
+from loops import compare
+from measure import CORES, Case, Task, Way
 
 from mil_jax.run import cli
-from mil_jax.run.screen import print_table, say
-from mil_jax.text import DASH, Table
 
 OURS = Way("mil_jax", "colon_worker.py", "")
 TORCH = (
@@ -39,7 +36,6 @@ TORCH = (
     Way(f"PyTorch, {CORES} processes", "colon_torch.py", "--threads 1", CORES),
     Way(f"PyTorch, {CORES} processes, channels last", "colon_torch.py", "--threads 1 --channels-last", CORES),
 )
-BEST = "PyTorch, the fastest loop"
 SIDE = 27  # of a patch, in pixels
 
 
@@ -83,14 +79,7 @@ def main(config: Config) -> None:
     cases = [Case(OURS, members, config.epochs) for members in sizes]
     cases += [Case(way, way.copies, config.epochs) for way in TORCH if config.torch]
     with task_of(config) as task:
-        measured = measure.measure_in_rounds(cases, task, config.rounds)
-    rows = measure.summarize(measured.all)
-    limit, ratios = limit_of(measured), times_as_long(rows)
-    more = {"limit_us": limit, "times_as_long_by_members": ratios}
-    folder = measure.write_measured(config, measured, rows, **more)
-    folder.write_figure("colon_speed", draw(rows, limit))
-    print_rows(rows, limit, ratios)
-    say(f"{measured.seconds:.0f} seconds; results: {config.out}")
+        compare(config, task, cases, "The colon network", "colon_speed")
 
 
 @contextlib.contextmanager
@@ -110,48 +99,6 @@ def task_of(config: Config) -> Iterator[Task]:
         task = Task(Path(folder) / "bags.npz", config.seed, config.bags, 0)
         np.savez(task.bags, patches=patches, labels=np.arange(config.bags) % 2, task=json.dumps(options))
         yield task
-
-
-def limit_of(measured: Measured) -> float:
-    """Microseconds of a step per member if it were nothing but products of large matrices, the median over rounds."""
-    details = [one.details for one in measured.all if one.details]
-    return 1e6 * median(of_one["operations"] / of_one["operations_per_second"] for of_one in details)
-
-
-def times_as_long(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """For each S of mil_jax, the times of PyTorch as multiples of it, and of its fastest loop where there is one."""
-    loops = {row.way: row.train_us for row in rows if row.way != OURS.name}
-    loops |= {BEST: min(loops.values())} if loops else {}
-    ours = {row.members: row.train_us for row in rows if row.way == OURS.name}
-    return {members: {way: us / time for way, us in loops.items()} for members, time in ours.items()}
-
-
-def draw(rows: Sequence[Row], limit: float) -> Any:
-    """The figure: time per member against S, a level line for each loop and for the limit."""
-    from mil_jax import plots
-
-    ours = {row.members: row.train_us / 1e3 for row in rows if row.way == OURS.name}
-    sizes = np.array(sorted(ours))
-    level = {row.way: row.train_us / 1e3 for row in rows if row.way != OURS.name} | {"the counted limit": limit / 1e3}
-    series = {OURS.name: np.array([ours[size] for size in sizes])}
-    series |= {name: np.full(len(sizes), time) for name, time in level.items()}
-    return plots.loglog_lines(sizes, series, "members, S", "milliseconds per member and step")
-
-
-def print_rows(rows: Sequence[Row], limit: float, ratios: dict[int, dict[str, float]]) -> None:
-    """The table, and what follows from it."""
-    most = max(ratios, default=None)
-    cells = []
-    for row in rows:
-        times = [f"{us / 1e3:.1f}" for us in (row.train_us, row.train_us_low, row.train_us_high)]
-        ratio = DASH if most is None or row.way == OURS.name else f"{ratios[most][row.way]:.2f}"
-        cells.append((row.way, row.members, *times, ratio, f"{row.train_us / limit:.1f}", round(row.peak_memory_mib)))
-    columns = ("", "S", "ms", "fastest", "slowest", f"x mil_jax, S = {most}", "x limit", "peak MiB")
-    title = "The colon network, milliseconds per member and step"
-    print_table(Table(title, columns, cells, f"medians over rounds; the counted limit is {limit / 1e3:.1f} ms"))
-    for members, of_size in ratios.items():
-        if BEST in of_size:
-            say(f"{BEST}: {of_size[BEST]:.2f} times as long as mil_jax with S = {members}")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def time_member(options: argparse.Namespace, number: int, task: dict[str, Any], 
 def main(options: argparse.Namespace) -> None:
     """Choose the threads and run the members."""
     torch_peer.settle(options.threads)
-    task, arrays = peer_io.read_colon(options.bags)
+    task, arrays = peer_io.read_task(options.bags)
     members = [time_member(options, i, task, arrays) for i in range(options.members)]
     peer = {"peer": "torch", "threads": options.threads, "versions": {"torch": torch.__version__}}
     peer_io.write_timings(options.out, peer, members, len(arrays["labels"]))

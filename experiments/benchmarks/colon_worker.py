@@ -3,8 +3,7 @@
     python colon_worker.py --bags bags.npz --out ours.json --members 4 --timing-only-epochs 3
 
 `colon_speed.py` starts it, as it starts the PyTorch loop. Epochs are those of `fit_ensemble` without validation. It
-also counts the operations of a step and measures the product of large matrices on all devices at once: how long
-a step would take if it were nothing but such products.
+also counts the operations of an epoch: how long it would take if it were nothing but products of large matrices.
 """
 
 import argparse
@@ -12,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jax_worker
 import numpy as np
 import peer_io
@@ -20,16 +18,12 @@ import peer_io
 from mil_jax.augment import augment_bag
 from mil_jax.bags import Bags, View
 from mil_jax.ensemble import member_keys
-from mil_jax.model import ModelConfig, build, count_params, param_shapes
+from mil_jax.model import ModelConfig, build
 from mil_jax.optimizer import HyperConfig, make_hyper
-from mil_jax.placement import default_placement, on_members
 from mil_jax.run.config import Compute
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import make_cpu_devices
-from mil_jax.run.saved import jsonable, versions
 from mil_jax.training import FitConfig
-
-PRODUCT = 2048  # side of the matrices whose product is timed
 
 
 def bags_of(arrays: dict[str, np.ndarray]) -> Bags:
@@ -66,31 +60,14 @@ def operations(task: dict[str, Any], patches: int) -> int:
     return 2 * patches * (3 * sum(forward) - forward[0])
 
 
-def product_speed(members: int) -> float:
-    """Operations in a second of products of large matrices, on all devices that members use at once."""
-    placement = default_placement(members)
-    matrices = jnp.ones((placement.devices, PRODUCT, PRODUCT)) / PRODUCT
-    product = jax.jit(on_members(lambda _, own: jax.lax.map(lambda one: one @ one, own), placement))
-    jax.block_until_ready(product(None, matrices))
-    times = list(jax_worker.clock(product(None, matrices) for _ in range(8)))
-    return 2 * PRODUCT**3 * placement.devices / min(times)
-
-
 def main(options: argparse.Namespace) -> None:
     """Times the members."""
     make_cpu_devices(Compute())
-    task, arrays = peer_io.read_colon(options.bags)
+    task, arrays = peer_io.read_task(options.bags)
     posed = pose(task, arrays, options.members, options.timing_only_epochs, options.seed)
-    epochs = jax_worker.placed_epochs(posed, default_placement(options.members), jax_worker.train_member)
     bags, patches = arrays["patches"].shape[:2]
-    times = [1e6 * seconds / (options.members * bags) for seconds in jax_worker.clock(epochs)]
-    memory, shapes = peer_io.peak_memory_mib(), param_shapes(posed.model, patches, arrays["patches"].shape[2:])
-    details = {
-        "parameters": count_params(shapes), "operations": operations(task, patches),
-        "operations_per_second": product_speed(options.members),
-    }  # fmt: skip
-    answer = {"versions": versions(), "peak_memory_mib": memory, "details": details}
-    peer_io.write_json(options.out, jsonable(answer | {"members": [{"microseconds_per_step_by_epoch": times}]}))
+    count = operations(task, patches) * bags
+    peer_io.write_json(options.out, jax_worker.time_task(posed, count))
 
 
 if __name__ == "__main__":

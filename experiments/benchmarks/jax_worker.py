@@ -36,6 +36,7 @@ from mil_jax.training import FitConfig, FitState, StepInfo, TrainState
 
 ZERO: Any = np.float32(0)
 NO_INFO = StepInfo(ZERO, ZERO)  # in the place of an epoch's
+PRODUCT = 2048  # side of the matrices whose product is timed
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,33 @@ def sequential_epochs(task: Task) -> Iterator[list[FitState]]:
     for _ in range(task.config.epochs):
         states = [epoch(task.hyper, task.train, state)[0] for state in states]
         yield states
+
+
+def time_task(task: Task, operations: int) -> dict[str, Any]:
+    """The answer of a worker that trains a task: times, memory, and how fast products of large matrices are.
+
+    `operations` are those of all products of an epoch of one member.
+    """
+    steps, shapes = len(task.train.label), param_shapes(task.model, task.train.slots, task.train.kind.shape)
+    epochs = placed_epochs(task, placement.default_placement(task.members), train_member)
+    times = [1e6 * seconds / (task.members * steps) for seconds in clock(epochs)]
+    memory = peer_io.peak_memory_mib()
+    details = {
+        "parameters": count_params(shapes), "operations": operations / steps,
+        "operations_per_second": product_speed(task.members),
+    }  # fmt: skip
+    answer = {"versions": versions(), "peak_memory_mib": memory, "details": details}
+    return jsonable(answer | {"members": [{"microseconds_per_step_by_epoch": times}]})
+
+
+def product_speed(members: int) -> float:
+    """Operations in a second of products of large matrices, on all devices that members use at once."""
+    where = placement.default_placement(members)
+    matrices = jnp.ones((where.devices, PRODUCT, PRODUCT)) / PRODUCT
+    product = jax.jit(placement.on_members(lambda _, own: jax.lax.map(lambda one: one @ one, own), where))
+    jax.block_until_ready(product(None, matrices))
+    times = list(clock(product(None, matrices) for _ in range(8)))
+    return 2 * PRODUCT**3 * where.devices / min(times)
 
 
 # ---- whole epochs ----

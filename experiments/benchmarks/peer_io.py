@@ -148,6 +148,14 @@ def colon_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def features_options() -> argparse.Namespace:
+    """The command line of `features_torch.py` and `features_worker.py`."""
+    parser = option_parser("Gated attention on the features of slides, timed.", timing_only_epochs=2)
+    parser.add_argument("--threads", type=whole_number(1), default=1, help="threads of PyTorch")
+    parser.add_argument("--precision", default="float32", help="of the factors of mil_jax's products")
+    return parser.parse_args()
+
+
 def require(*packages: str) -> None:
     """Leave with one line that says what to install if a package is not there."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -172,8 +180,8 @@ def read_split(path: Path, name: str) -> Split:
     return Split(instances.astype(np.float32), labels.astype(np.int32))
 
 
-def read_colon(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The options that `colon_speed.py` wrote, and ``patches [B, K, side, side, 3]`` as bytes with ``labels [B]``."""
+def read_task(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The options that a benchmark wrote, and its arrays, such as bytes of patches, and labels [B]."""
     with np.load(path) as arrays:
         held = dict(arrays)
     return json.loads(str(held.pop("task"))), held
