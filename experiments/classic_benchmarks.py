@@ -30,7 +30,9 @@ from mil_jax.run.config import aside
 from mil_jax.run.screen import say
 from mil_jax.run.study import (
     FoldsConfig,
-    Study,
+    Measurement,
+    Row,
+    Rows,
     begin,
     mean_of_repeats,
     open_study,
@@ -79,13 +81,13 @@ def main(config: Config) -> Path:
     study = begin("classic_benchmarks", __doc__, config, config.folds * config.repeats)
     sets = {name: datasets.load_table_set(name, config.data_dir) for name in config.datasets}
     drawn = {name: draw(config, data) for name, data in sets.items()}
-    rows: list[dict[str, Any]] = []
     with open_study(study, {name: data.content_hash for name, data in sets.items()}) as run:
+        table = Rows(study, run)
         for name, (folds, splits) in drawn.items():
             print_sizes(sets[name])
             for pooling in config.poolings:
-                rows.append(measure(study, name, pooling, folds, splits))
-                run.write_csv("results.csv", rows)
+                table.add(measure, name, pooling, folds, splits)
+        rows = table.rows
         run.write_figure("accuracy", heat_map(rows, config))
         run.write_json("summary.json", {"rows": rows, "seconds": sum(row["seconds"] for row in rows)})
     choice = "CHOSEN ON the test folds, which is no result" if config.choose_on_test else "chosen on validation bags"
@@ -114,7 +116,7 @@ def print_sizes(data: BagSet) -> None:
     )
 
 
-def measure(study: Study, name: str, pooling: Pooling, folds: Folds, splits: Splits) -> dict[str, Any]:
+def measure(study: Measurement, name: str, pooling: Pooling, folds: Folds, splits: Splits) -> Row:
     """One row: a data set and a pooling."""
     config, key = study.config, jax.random.fold_in(jax.random.key(study.config.seed), 1)
     mil = build(config.network(pooling))
@@ -125,7 +127,7 @@ def measure(study: Study, name: str, pooling: Pooling, folds: Folds, splits: Spl
     return row | {"fits": len(folds.test), "seconds": seconds}
 
 
-def heat_map(rows: list[dict[str, Any]], config: Config) -> Any:
+def heat_map(rows: list[Row], config: Config) -> Any:
     """The table as a picture: data sets against poolings."""
     values = np.array([row["accuracy"] for row in rows]).reshape(len(config.datasets), len(config.poolings))
     names = [pooling.replace("_", " ") for pooling in config.poolings]

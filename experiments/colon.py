@@ -33,7 +33,9 @@ from mil_jax.run.config import aside
 from mil_jax.run.screen import say
 from mil_jax.run.study import (
     FoldsConfig,
-    Study,
+    Measurement,
+    Row,
+    Rows,
     begin,
     mean_of_repeats,
     open_study,
@@ -74,13 +76,9 @@ def main(config: Config) -> Path:
     key_folds, key_members = jax.random.split(jax.random.key(config.seed))
     folds = config.draw_folds(key_folds, data.label)
     splits = split_bags(bags_from_set(data), folds)
-    rows = []
     with open_study(study, {"colon": data.content_hash}) as run:
-        for pooling in config.poolings:
-            row, crossed = measure(study, pooling, key_members, folds, splits)
-            rows.append(row)
-            run.write_csv("results.csv", rows)
-            run.write_figure(f"image_{pooling}", draw_image(data, folds, splits.test, crossed))
+        table = Rows(study, run)
+        rows = [table.add(measure, data, pooling, key_members, folds, splits) for pooling in config.poolings]
         run.write_json("summary.json", {"rows": rows})
     print_rows("Test folds, images", rows, ("pooling",), ("accuracy", "precision", "recall", "f1", "auc"))
     print_rows("Test folds, nuclei", rows, ("pooling",), NUCLEUS_SCORES)
@@ -88,17 +86,16 @@ def main(config: Config) -> Path:
     return run.path
 
 
-def measure(
-    study: Study, pooling: Pooling, key: jax.Array, folds: Folds, splits: Splits
-) -> tuple[dict[str, Any], Crossed]:
-    """The row of a pooling, and what its members say of their test images."""
+def measure(study: Measurement, data: BagSet, pooling: Pooling, key: jax.Array, folds: Folds, splits: Splits) -> Row:
+    """One row: a pooling; with the picture of an image."""
     config = study.config
     mil = build(config.network(pooling), augment=augment_bag if config.augment else None)
     crossed, trained, seconds = train_folds(study, mil, key, splits, folds, f"colon, {pooling}")
     scores = crossed.scores() | nucleus_scores(crossed, splits.test, config.repeats)
     scores["best_epoch"] = mean_of_repeats(trained.best_epoch, config.repeats)
     row = summary_row({"pooling": pooling}, scores, {"accuracy": crossed.right})
-    return row | {"fits": len(folds.test), "seconds": seconds}, crossed
+    study.run.write_figure(f"image_{pooling}", draw_image(data, folds, splits.test, crossed))
+    return row | {"fits": len(folds.test), "seconds": seconds}
 
 
 NUCLEUS_SCORES = ("nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc")

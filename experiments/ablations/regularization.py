@@ -28,7 +28,6 @@ from mil_jax.members import Members
 from mil_jax.model import MIL, build
 from mil_jax.optimizer import make_hyper
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.study import train
 from mil_jax.sampling import Splits
 from mil_jax.training import EpochInfo, FitState
 
@@ -91,7 +90,7 @@ def train_and_measure(study: ablation.Ablation, config: Config, splits: Splits) 
 
     strengths = jnp.repeat(jnp.array(config.l2, jnp.float32), config.members)
     hyper = dataclasses.replace(make_hyper(splits.train), l2=strengths)
-    train(study, ablation.task_of(study, mil, splits, hyper), also=measure)
+    ablation.train(study, ablation.task_of(study, mil, splits, hyper), also=measure)
     return measured
 
 
