@@ -6,7 +6,7 @@ of the training folds; attention is judged against the true classes of the nucle
 
     python experiments/colon.py --data-dir FOLDER                                               (quick settings)
     python experiments/colon.py --data-dir FOLDER --epochs 100 --patience 25 --repeats 5 \
-        --learning-rate 1e-4                                                                   (long)
+        --learning-rates 1e-4                                                                  (long)
 """
 
 from dataclasses import dataclass
@@ -25,24 +25,14 @@ from mil_jax.bags import Bags
 from mil_jax.datasets import BagSet
 from mil_jax.errors import InputError
 from mil_jax.model import Encoder, Pooling, build
-from mil_jax.optimizer import HyperConfig
 from mil_jax.pooling import masked_softmax
 from mil_jax.protocols import Crossed, Folds, split_bags
 from mil_jax.run import cli
 from mil_jax.run.config import aside
+from mil_jax.run.cross_validation import FoldsConfig, mean_of_repeats, train_folds
 from mil_jax.run.screen import say
-from mil_jax.run.study import (
-    FoldsConfig,
-    Measurement,
-    Row,
-    Rows,
-    begin,
-    mean_of_repeats,
-    open_study,
-    print_rows,
-    summary_row,
-    train_folds,
-)
+from mil_jax.run.search import Search
+from mil_jax.run.study import Measurement, Row, Rows, begin, open_study, print_rows, summary_row
 from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
 
@@ -64,7 +54,7 @@ class Config(FoldsConfig):
     augment: bool = True
     """Turn, mirror and re-stain patches in training."""
     fit: FitConfig = FitConfig(epochs=12, patience=6)
-    hyper: HyperConfig = HyperConfig(learning_rate=3e-4, l2=None, weight_decay=5e-4, class_weights=False)
+    search: Search = Search("raw", learning_rates=(3e-4,), weight_decays=(5e-4,), class_weights=False)
 
 
 def main(config: Config) -> Path:
@@ -90,12 +80,13 @@ def measure(study: Measurement, data: BagSet, pooling: Pooling, key: jax.Array, 
     """One row: a pooling; with the picture of an image."""
     config = study.config
     mil = build(config.network(pooling), augment=augment_bag if config.augment else None)
-    crossed, trained, seconds = train_folds(study, mil, key, splits, folds, f"colon, {pooling}")
+    found = train_folds(study, mil, key, splits, folds, f"colon, {pooling}")
+    crossed = found.crossed
     scores = crossed.scores() | nucleus_scores(crossed, splits.test, config.repeats)
-    scores["best_epoch"] = mean_of_repeats(trained.best_epoch, config.repeats)
+    scores["best_epoch"] = mean_of_repeats(found.kept.best_epoch, config.repeats)
     row = summary_row({"pooling": pooling}, scores, {"accuracy": crossed.right})
     study.run.write_figure(f"image_{pooling}", draw_image(data, folds, splits.test, crossed))
-    return row | {"fits": len(folds.test), "seconds": seconds}
+    return row | found.columns()
 
 
 NUCLEUS_SCORES = ("nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc")

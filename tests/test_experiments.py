@@ -349,7 +349,7 @@ REFUSED = [
     ("mnist_bags", "--devices 99"), ("mnist_bags", "--vary weather"), ("mnist_bags", "--coordinator a:1"),
     ("mnist_bags", "--seed -1"), ("mnist_bags", "--epochs 0"), ("mnist_bags", "--train-bags 0"),
     *(("classic_benchmarks", f"--datasets stand_in {option}") for option in ("--folds 1", "--folds 99",
-      "--val-share 0.99", "--learning-rate 0.0", "--learning-rate nan", "--repeats 0", "--data-dir None",
+      "--val-share 0.99", "--learning-rates 0.0", "--learning-rates nan", "--repeats 0", "--data-dir None",
       "--poolings")),
     ("classic_benchmarks", "--datasets nothing"), ("colon", "--data-dir /dev/null"), ("colon", "--dropout 1.0"),
     ("colon", "--data-dir None"), ("paper_mnist_bags", "--datasets foo"), ("paper_mnist_bags", "--mean-sizes 7"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +25,12 @@ from mil_jax.arrays import bags_from_arrays
 from mil_jax.errors import InputError
 from mil_jax.model import Prediction
 from mil_jax.protocols import Folds, judge_folds, split_bags
-from mil_jax.run import fit, study
+from mil_jax.run import cross_validation, fit
 from mil_jax.run.config import Compute
 from mil_jax.run.folder import RunFolder, open_run
 from mil_jax.run.processes import Interrupted
 from mil_jax.run.saved import read_rows
+from mil_jax.run.search import Search
 from mil_jax.run.study import print_rows, summary_row
 from mil_jax.training import FitConfig
 
@@ -39,7 +41,7 @@ paper: Any = importlib.import_module("paper_mnist_bags")
 TINY = {"hidden": (8,), "attention_units": 4}
 QUICK = {
     **TINY, "datasets": ("stand_in",), "fit": FitConfig(epochs=12, patience=20),
-    "hyper": classic.HyperConfig(learning_rate=0.02, l2=None, class_weights=False, standardize=True),
+    "search": Search("standard", learning_rates=(0.02,), weight_decays=(0.0,), class_weights=False),
 }  # fmt: skip
 
 
@@ -53,7 +55,11 @@ def run(script: Any, **options: Any) -> tuple[list[dict[str, str]], Path, str]:
     return rows_of(out / "results.csv"), out, screen.getvalue()
 
 
-OPTIONS = {**QUICK, "poolings": ("gated_attention", "instance_max"), "folds": 3, "repeats": 2}
+OPTIONS = {
+    **QUICK, "poolings": ("gated_attention", "instance_max"), "folds": 3, "repeats": 2,
+    "compute": Compute(checkpoint_every=1),
+}  # fmt: skip
+GO_ON = Compute(resume=True)
 
 
 @contextlib.contextmanager
@@ -132,7 +138,7 @@ def test_a_killed_study_goes_on_where_it_stood(
         sitting(resume=False)
     assert not (out / "results.csv").exists()
     act.clear()
-    for module, name, epochs in ((study, "judge_folds", range(4, 13)), (RunFolder, "write_csv", [])):
+    for module, name, epochs in ((cross_validation, "judge_folds", range(4, 13)), (RunFolder, "write_csv", [])):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(module, name, die)
             sitting()
@@ -178,7 +184,7 @@ def test_killed_by_the_system(whole: tuple[Path, str], cache: Path, tables: Path
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with ticking():
-        run(classic, **OPTIONS, data_dir=tables, out=out, compute=Compute(resume=True))
+        run(classic, **{**OPTIONS, "compute": GO_ON}, data_dir=tables, out=out)
     assert "from the checkpoint of epoch 4" in (out / "log.txt").read_text()
     assert_same(out, whole[0])
 
@@ -196,6 +202,31 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 # ---- what they find ----
+
+
+def test_a_setting_is_chosen_in_each_fold(
+    whole: tuple[Path, str], tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the loss on its validation bags; the members of a setting have the numbers that they have alone."""
+    seen = dict[str, np.ndarray]()
+
+    def second(val_loss: np.ndarray, settings: int, fits: int) -> np.ndarray:
+        seen["loss"] = val_loss.reshape(settings, fits)
+        return np.ones(fits, int)
+
+    search = replace(QUICK["search"], learning_rates=(0.1, 0.02))
+    options = {**OPTIONS, "poolings": ("gated_attention",), "data_dir": tables, "search": search}
+    names = ["chosen_standard_rate_0.1_decay_0", "chosen_standard_rate_0.02_decay_0"]
+    (row,), _, screen = run(classic, **options, out=tmp_path / "free")
+    assert sum(int(row[name]) for name in names) == 6 and "Fits in which a setting was chosen" in screen
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation.crossing, "choose_settings", second)
+        (forced,), *_ = run(classic, **options, out=tmp_path / "forced")
+    counts = [int((seen["loss"].argmin(axis=0) == setting).sum()) for setting in (0, 1)]
+    assert [int(row[name]) for name in names] == counts and [forced.pop(name) for name in names] == ["0", "6"]
+    alone = rows_of(whole[0] / "results.csv")[0]
+    assert forced.pop("fits") == "12" and alone.pop("fits") == "6" and forced.pop("seconds") and alone.pop("seconds")
+    assert forced == alone
 
 
 def test_a_choice_on_the_test_folds_is_named(tables: Path, tmp_path: Path) -> None:
@@ -220,7 +251,7 @@ def test_paper_mnist_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patch, pytest.raises(Killed):  # when the row was kept, and the figure not drawn
         patch.setattr(paper, "draw_curves", die)
         run(paper, **options)
-    rows, out, _ = run(paper, **options, compute=Compute(resume=True))
+    rows, out, _ = run(paper, **options, compute=GO_ON)
     assert [int(row["train_bags"]) for row in rows] == [4]
     assert all(0 <= float(row["auc"]) <= 1 for row in rows)
     assert (out / "figures" / "auc_mnist-sample_10.png").exists()
@@ -247,7 +278,7 @@ def test_colon(tissue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch, pytest.raises(Killed):  # without its picture, the row does not count
         patch.setattr(colon, "draw_image", die)
         run(colon, **options)
-    (row,), out, screen = run(colon, **options, compute=Compute(resume=True))
+    (row,), out, screen = run(colon, **options, compute=GO_ON)
     assert {"precision", "recall", "f1", "nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc"} <= row.keys()
     assert "nan" not in screen
     with Image.open(out / "figures" / "image_attention.png") as image:

@@ -147,14 +147,6 @@ def join(draws: Sequence[Splits]) -> Splits:
     return Splits(*(stack_bags(parts) for parts in zip(*draws, strict=True)))
 
 
-def join_points(points: Sequence[Splits]) -> Splits:
-    """The bags of the members of several points as those of one ensemble: [P * S, B, K]."""
-    return Splits(*(
-        Bags(parts[0].pool, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.view for part in parts)))
-        for parts in zip(*points, strict=True)
-    ))  # fmt: skip
-
-
 # ---- training and scores ----
 
 

@@ -8,7 +8,7 @@ over repeats of every score.
 A study may be stopped or killed at any time. Resumed, it reads back the rows that it had measured, goes on inside the
 one that it was measuring, and ends with the same `results.csv`, but for seconds.
 
-Axes: F fits (folds of all repeats), G settings, S members, R repeats.
+Axes: S members, R repeats.
 """
 
 import time
@@ -19,20 +19,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Key
 
-from mil_jax.ensemble import Ensemble, member_keys, predict
+from mil_jax.ensemble import Ensemble
 from mil_jax.errors import InputError, RunError, check_whole
-from mil_jax.model import MIL, Encoder, ModelConfig, Pooling
-from mil_jax.optimizer import HyperConfig, make_hyper
-from mil_jax.protocols import Crossed, Folds, cross_validation, estimate, judge_folds
+from mil_jax.model import Encoder, ModelConfig, Pooling
+from mil_jax.protocols import estimate
 from mil_jax.run.config import Compute, aside, check_out, check_seed, settings
 from mil_jax.run.fit import Task, fit_resumably
 from mil_jax.run.folder import RunFolder, check_free, open_run
-from mil_jax.run.processes import from_first, placement_of, start_jax
+from mil_jax.run.processes import from_first, start_jax
 from mil_jax.run.saved import check_stopped, read_rows
 from mil_jax.run.screen import Stopwatch, print_table
-from mil_jax.sampling import Splits
 from mil_jax.text import Table, with_error
 from mil_jax.training import FitConfig, FitState
 
@@ -81,7 +78,6 @@ class PoolingsConfig(StudyConfig):
     dropout: float = 0.0
     """Share of the dense layers' units that a step drops."""
     fit: FitConfig = FitConfig()
-    hyper: HyperConfig = HyperConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,20 +93,6 @@ class PoolingsConfig(StudyConfig):
             encoder=self.encoder, hidden=self.hidden, dropout=self.dropout, pooling=pooling,
             attention_units=self.attention_units, head="sum", output="sigmoid",
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FoldsConfig(PoolingsConfig):
-    """Options of a study by cross-validation, with a member for each fold of each repeat."""
-
-    folds: int = 10
-    """Parts that the bags are cut into; each is the test set once."""
-    val_share: float = 0.15
-    """Share of the bags outside the test fold that the epoch and the threshold are chosen on."""
-
-    def draw_folds(self, key: Key[Array, ""], label: np.ndarray) -> Folds:
-        """The folds of bags with these labels, the same ones for all poolings."""
-        return cross_validation(key, label, folds=self.folds, repeats=self.repeats, val_share=self.val_share)
 
 
 # ---- a study that runs ----
@@ -224,26 +206,7 @@ def check_converged(trained: Ensemble, title: str = "") -> None:
         raise RunError(f"{what}{diverged} of {members} members diverged: try a lower learning rate")
 
 
-def train_folds(
-    study: Measurement, mil: MIL, key: Key[Array, ""], splits: Splits, folds: Folds, title: str
-) -> tuple[Crossed, Ensemble, float]:
-    """A cross-validation: trains a member for each fold, and judges all of them; with the seconds of the training."""
-    config, members = study.config, len(folds.test)
-    hyper = make_hyper(splits.train, config.hyper)
-    task = Task(mil, member_keys(key, members), splits.train, splits.val, config.fit, hyper)
-    trained, seconds = train_row(study, task, title)
-    check_converged(trained, title)
-    placement = placement_of(config.compute, members)
-    val, test = (predict(mil, trained.members, part, placement) for part in (splits.val, splits.test))
-    return judge_folds(val, test, splits, folds), trained, seconds
-
-
 # ---- rows ----
-
-
-def mean_of_repeats(values: np.ndarray, repeats: int) -> np.ndarray:
-    """Values of the members [S], repeat by repeat, as their means over the folds of each repeat [R]."""
-    return values.reshape(repeats, -1).mean(axis=1)
 
 
 def summary_row(
