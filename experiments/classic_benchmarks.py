@@ -122,12 +122,14 @@ def measure(study: Measurement, name: str, pooling: Pooling, folds: Folds, split
 
 
 def print_choices(rows: list[Row]) -> None:
-    """How often each setting was chosen, where there was a choice."""
-    columns = [name for name in rows[0] if name.startswith(CHOSEN)]
-    if columns:
-        names = [name.removeprefix(CHOSEN).replace("_", " ") for name in columns]
-        cells = [[row["dataset"], row["pooling"], *(row[name] for name in columns)] for row in rows]
-        print_table(Table("Fits in which a setting was chosen", ("dataset", "pooling", *names), cells))
+    """How often each setting was chosen, where there was a choice: a table for each data set."""
+    settings = [name for name in rows[0] if name.startswith(CHOSEN)]
+    for dataset in dict.fromkeys(row["dataset"] for row in rows) if settings else ():
+        of_set = {row["pooling"].replace("_", " "): row for row in rows if row["dataset"] == dataset}
+        cells = [
+            [name.removeprefix(CHOSEN).replace("_", " "), *(row[name] for row in of_set.values())] for name in settings
+        ]
+        print_table(Table(f"{dataset}: fits in which a setting was chosen", ("setting", *of_set), cells))
 
 
 def heat_map(rows: list[Row], config: Config) -> Any:

@@ -218,7 +218,7 @@ def test_a_setting_is_chosen_in_each_fold(
     options = {**OPTIONS, "poolings": ("gated_attention",), "data_dir": tables, "search": search}
     names = ["chosen_standard_rate_0.1_decay_0", "chosen_standard_rate_0.02_decay_0"]
     (row,), _, screen = run(classic, **options, out=tmp_path / "free")
-    assert sum(int(row[name]) for name in names) == 6 and "Fits in which a setting was chosen" in screen
+    assert sum(int(row[name]) for name in names) == 6 and "fits in which a setting was chosen" in screen
     with monkeypatch.context() as patch:
         patch.setattr(cross_validation.crossing, "choose_settings", second)
         (forced,), *_ = run(classic, **options, out=tmp_path / "forced")
