@@ -6,7 +6,7 @@ of the training folds; attention is judged against the true classes of the nucle
 
     python experiments/colon.py --data-dir FOLDER                                               (quick settings)
     python experiments/colon.py --data-dir FOLDER --epochs 100 --patience 25 --repeats 5 \
-        --learning-rate 1e-4                                                                   (long)
+        --learning-rates 1e-4                                                                  (long)
 """
 
 from dataclasses import dataclass
@@ -25,22 +25,14 @@ from mil_jax.bags import Bags
 from mil_jax.datasets import BagSet
 from mil_jax.errors import InputError
 from mil_jax.model import Encoder, Pooling, build
-from mil_jax.optimizer import HyperConfig
 from mil_jax.pooling import masked_softmax
 from mil_jax.protocols import Crossed, Folds, split_bags
 from mil_jax.run import cli
 from mil_jax.run.config import aside
+from mil_jax.run.cross_validation import FoldsConfig, mean_of_repeats, train_folds
 from mil_jax.run.screen import say
-from mil_jax.run.study import (
-    FoldsConfig,
-    Study,
-    begin,
-    mean_of_repeats,
-    open_study,
-    print_rows,
-    summary_row,
-    train_folds,
-)
+from mil_jax.run.search import Search
+from mil_jax.run.study import Measurement, Row, Rows, begin, open_study, print_rows, summary_row
 from mil_jax.sampling import Splits
 from mil_jax.training import FitConfig
 
@@ -62,7 +54,7 @@ class Config(FoldsConfig):
     augment: bool = True
     """Turn, mirror and re-stain patches in training."""
     fit: FitConfig = FitConfig(epochs=12, patience=6)
-    hyper: HyperConfig = HyperConfig(learning_rate=3e-4, l2=None, weight_decay=5e-4, class_weights=False)
+    search: Search = Search("raw", learning_rates=(3e-4,), weight_decays=(5e-4,), class_weights=False)
 
 
 def main(config: Config) -> Path:
@@ -74,13 +66,9 @@ def main(config: Config) -> Path:
     key_folds, key_members = jax.random.split(jax.random.key(config.seed))
     folds = config.draw_folds(key_folds, data.label)
     splits = split_bags(bags_from_set(data), folds)
-    rows = []
     with open_study(study, {"colon": data.content_hash}) as run:
-        for pooling in config.poolings:
-            row, crossed = measure(study, pooling, key_members, folds, splits)
-            rows.append(row)
-            run.write_csv("results.csv", rows)
-            run.write_figure(f"image_{pooling}", draw_image(data, folds, splits.test, crossed))
+        table = Rows(study, run)
+        rows = [table.add(measure, data, pooling, key_members, folds, splits) for pooling in config.poolings]
         run.write_json("summary.json", {"rows": rows})
     print_rows("Test folds, images", rows, ("pooling",), ("accuracy", "precision", "recall", "f1", "auc"))
     print_rows("Test folds, nuclei", rows, ("pooling",), NUCLEUS_SCORES)
@@ -88,17 +76,17 @@ def main(config: Config) -> Path:
     return run.path
 
 
-def measure(
-    study: Study, pooling: Pooling, key: jax.Array, folds: Folds, splits: Splits
-) -> tuple[dict[str, Any], Crossed]:
-    """The row of a pooling, and what its members say of their test images."""
+def measure(study: Measurement, data: BagSet, pooling: Pooling, key: jax.Array, folds: Folds, splits: Splits) -> Row:
+    """One row: a pooling; with the picture of an image."""
     config = study.config
     mil = build(config.network(pooling), augment=augment_bag if config.augment else None)
-    crossed, trained, seconds = train_folds(study, mil, key, splits, folds, f"colon, {pooling}")
+    found = train_folds(study, mil, key, splits, folds, f"colon, {pooling}")
+    crossed = found.crossed
     scores = crossed.scores() | nucleus_scores(crossed, splits.test, config.repeats)
-    scores["best_epoch"] = mean_of_repeats(trained.best_epoch, config.repeats)
+    scores["best_epoch"] = mean_of_repeats(found.kept.best_epoch, config.repeats)
     row = summary_row({"pooling": pooling}, scores, {"accuracy": crossed.right})
-    return row | {"fits": len(folds.test), "seconds": seconds}, crossed
+    study.run.write_figure(f"image_{pooling}", draw_image(data, folds, splits.test, crossed))
+    return row | found.columns()
 
 
 NUCLEUS_SCORES = ("nucleus_auc", "score_nucleus_auc", "pooled_nucleus_auc")

@@ -30,7 +30,18 @@ from mil_jax.run.config import aside
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.screen import say
-from mil_jax.run.study import PoolingsConfig, Study, begin, open_study, print_rows, summary_row, train
+from mil_jax.run.study import (
+    Measurement,
+    PoolingsConfig,
+    Row,
+    Rows,
+    begin,
+    check_converged,
+    open_study,
+    print_rows,
+    summary_row,
+    train_row,
+)
 from mil_jax.sampling import BagsConfig, Splits, sample_splits
 from mil_jax.training import FitConfig
 
@@ -81,20 +92,19 @@ def main(config: Config) -> Path:
     study = begin("paper_mnist_bags", __doc__, config, config.repeats)
     sets = {name: datasets.load(name, None, folder_of(config, name)) for name in config.datasets}
     drawn = {(name, size): draw(config, data, size) for name, data in sets.items() for size in config.mean_sizes}
-    rows: list[dict[str, Any]] = []
     with open_study(study, {name: data.content_hash for name, data in sets.items()}) as run:
+        table = Rows(study, run)
         for (name, size), draws in drawn.items():
             for pooling in config.poolings:
                 for count in config.train_bags:
                     factors = {"dataset": name, "mean_size": size, "pooling": pooling, "train_bags": count}
-                    rows.append(measure(study, factors, first_bags(draws, count)))
-                    run.write_csv("results.csv", rows)
-            of_draw = [row for row in rows if (row["dataset"], row["mean_size"]) == (name, size)]
+                    table.add(measure, factors, first_bags(draws, count))
+            of_draw = [row for row in table.rows if (row["dataset"], row["mean_size"]) == (name, size)]
             run.write_figure(f"auc_{name}_{size}", draw_curves(config, of_draw, size))
-        run.write_json("summary.json", {"rows": rows})
+        run.write_json("summary.json", {"rows": table.rows})
     scores = ("auc", "accuracy", "instance_auc", "hit_at_1")
     for name in config.datasets:
-        of_set = [row for row in rows if row["dataset"] == name]
+        of_set = [row for row in table.rows if row["dataset"] == name]
         print_rows(f"Test bags of {name}", of_set, ("mean_size", "pooling", "train_bags"), scores)
     say(f"folder: {run.path}")
     return run.path
@@ -137,13 +147,14 @@ def stack_padded(draws: Sequence[Bags]) -> Bags:
     return stack_bags([pad(draw, most) for draw in draws])
 
 
-def measure(study: Study, factors: dict[str, Any], splits: Splits) -> dict[str, Any]:
+def measure(study: Measurement, factors: dict[str, Any], splits: Splits) -> Row:
     """One row: a pooling and a number of training bags."""
     config, mil = study.config, build(study.config.network(factors["pooling"]))
     keys = member_keys(jax.random.fold_in(jax.random.key(config.seed), 0), config.repeats)
     hyper = make_hyper(splits.train, config.hyper)
     title = "{dataset}, mean size {mean_size}, {pooling}, {train_bags} bags".format(**factors)
-    trained, seconds = train(study, Task(mil, keys, splits.train, splits.val, config.fit, hyper), title)
+    trained, seconds = train_row(study, Task(mil, keys, splits.train, splits.val, config.fit, hyper), title)
+    check_converged(trained, title)
     predicted = predict(mil, trained.members, splits.test, placement_of(config.compute, config.repeats))
     judged = evaluate_members(predicted, splits.test)
     scores = {

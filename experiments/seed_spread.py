@@ -6,7 +6,7 @@ together, and compares the standard deviations of what the members score on the 
     python experiments/seed_spread.py --dataset mnist
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,21 @@ def main(config: Config) -> Path:
         for parts in config.vary:
             splits = by_member if "bags" in parts.split(",") else shared
             problem = Problem(data.name, splits, content_hash=data.content_hash, experiment="mnist_bags")
-            rows += spread_rows(parts, scores_of(run_bags(config.run(parts, study.out), problem)))
+            rows += spread_rows(parts, scores_of(finish(config.run(parts, study.out), problem)))
         run.write_csv("results.csv", rows)
         run.write_json("summary.json", {"rows": rows})
     print_results(rows, config.members)
     say(f"folder: {study.out}")
     return study.out
+
+
+def finish(config: Run, problem: Problem) -> Path:
+    """The folder of an ensemble's run; of what an earlier sitting did, nothing is done again."""
+    out, resume = Path(config.out or ""), config.compute.resume
+    if resume and (out / "summary.json").exists():
+        return out
+    resume = resume and (out / "config.json").exists()
+    return run_bags(replace(config, compute=replace(config.compute, resume=resume)), problem)
 
 
 def scores_of(run: Path) -> dict[str, np.ndarray]:

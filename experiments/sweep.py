@@ -13,7 +13,7 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,6 @@ from mil_jax.training import FitConfig
 @dataclass(frozen=True)
 class Config(StudyConfig):
     """Options of the sweep."""
-
-    can_resume: ClassVar[bool] = True
 
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3)
     """Learning rates of Adam, the rows of the grid."""

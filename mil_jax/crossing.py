@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mil_jax.datasets.bag_sources import Cohort
+from mil_jax.ensemble import Ensemble
 from mil_jax.folds import Plan
 from mil_jax.model import Prediction
 from mil_jax.protocols import choose_threshold
@@ -30,6 +31,11 @@ def members_of(chosen: Int[np.ndarray, " F"], members: int) -> Int[np.ndarray, "
     """The numbers, among all S = G * F * M, of the members of the chosen settings, fit by fit."""
     fits = len(chosen)
     return ((chosen * fits + np.arange(fits))[:, None] * members + np.arange(members)).reshape(-1)
+
+
+def pick(trained: Ensemble, index: Int[np.ndarray, " M"]) -> Ensemble:
+    """Some of the members of an ensemble."""
+    return jax.tree.map(lambda leaf: leaf[index], trained)
 
 
 def out_of_fold(predicted: Prediction, plan: Plan, members: int, bags: int) -> Prediction:

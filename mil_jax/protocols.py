@@ -129,6 +129,14 @@ def split_bags(bags: Bags, folds: Folds) -> Splits:
     return Splits(*(own_bags(bags, part) for part in folds))
 
 
+def join_points(points: Sequence[Splits]) -> Splits:
+    """The bags of the members of several points, or settings, as those of one ensemble: [P * S, B, K]."""
+    return Splits(*(
+        Bags(parts[0].pool, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.view for part in parts)))
+        for parts in zip(*points, strict=True)
+    ))  # fmt: skip
+
+
 @checked
 def choose_threshold(probability: Float[np.ndarray, " B"], label: Int[np.ndarray, " B"]) -> float:
     """The probability from which on a bag is called positive that classifies most of these bags right.

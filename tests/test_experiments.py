@@ -28,6 +28,7 @@ from mil_jax.errors import RunError
 from mil_jax.model import ModelConfig
 from mil_jax.run import experiment, study
 from mil_jax.run.config import Compute, fields_of
+from mil_jax.run.folder import RunFolder
 from mil_jax.run.saved import FinishedRun, load_finished, load_run, read_log, saved_options
 from mil_jax.sampling import BagsConfig
 from mil_jax.training import FitConfig
@@ -87,6 +88,10 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def here(printed: tuple[Path, str]) -> FinishedRun:
     return load_finished(printed[0])
+
+
+class Reached(BaseException):
+    """A command has come this far: nobody catches it."""
 
 
 # ---- what it leaves and says ----
@@ -305,9 +310,25 @@ def test_sweep(here, tmp_path):
         run_here(sweep, dataclasses.replace(config, l2=(1e38,)), tmp_path / "all")
 
 
-def test_seed_spread(here, tmp_path):
-    """Each ensemble leaves a run folder of its own; the members are those of mnist_bags."""
-    text = run_here(seed_spread, seed_spread.Config(**SMALL, vary=("order", "init,order", "bags")), tmp_path / "run")
+def test_seed_spread(here, tmp_path, monkeypatch):
+    """Each ensemble leaves a run folder of its own; the members are those of mnist_bags.
+
+    Killed in the second ensemble, it trains that to its end, and the first one not again.
+    """
+    config = seed_spread.Config(**SMALL, vary=("order", "init,order", "bags"))
+    save = RunFolder.save_progress
+
+    def die(run: RunFolder, epoch: int, *arguments: Any) -> None:
+        if (run.path.name, epoch) == ("init-order", 6):
+            raise Reached
+        save(run, epoch, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Reached):
+        patch.setattr(RunFolder, "save_progress", die)
+        run_here(seed_spread, config, tmp_path / "run")
+    text = run_here(seed_spread, dataclasses.replace(config, compute=Compute(resume=True)), tmp_path / "run")
+    notes = {name: (tmp_path / "run" / name / "log.txt").read_text() for name in ("order", "init-order")}
+    assert "resumed" not in notes["order"] and "from the checkpoint of epoch 5" in notes["init-order"]
     rows = results_of(tmp_path / "run")["rows"]
     assert len(rows) == 3 * len(seed_spread.SCORES)
     runs = {name: load_finished(tmp_path / "run" / name).summary for name in ("order", "init-order", "bags")}
@@ -328,7 +349,7 @@ REFUSED = [
     ("mnist_bags", "--devices 99"), ("mnist_bags", "--vary weather"), ("mnist_bags", "--coordinator a:1"),
     ("mnist_bags", "--seed -1"), ("mnist_bags", "--epochs 0"), ("mnist_bags", "--train-bags 0"),
     *(("classic_benchmarks", f"--datasets stand_in {option}") for option in ("--folds 1", "--folds 99",
-      "--val-share 0.99", "--learning-rate 0.0", "--learning-rate nan", "--repeats 0", "--data-dir None",
+      "--val-share 0.99", "--learning-rates 0.0", "--learning-rates nan", "--repeats 0", "--data-dir None",
       "--poolings")),
     ("classic_benchmarks", "--datasets nothing"), ("colon", "--data-dir /dev/null"), ("colon", "--dropout 1.0"),
     ("colon", "--data-dir None"), ("paper_mnist_bags", "--datasets foo"), ("paper_mnist_bags", "--mean-sizes 7"),
@@ -381,10 +402,6 @@ NONSENSE = (
     "[1]", "~nobody/x",
 )  # fmt: skip
 CALLS = 200  # of the 6,000 that there are
-
-
-class Reached(BaseException):
-    """A command has refused nothing, and would start JAX."""
 
 
 def test_nonsense_is_refused_in_words_or_taken(tmp_path, monkeypatch):

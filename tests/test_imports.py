@@ -22,7 +22,8 @@ ORDER = (
     "committee", "protocols", "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing",
     "heatmaps", "plots", "run", "run.config", "run.processes", "run.checkpoints", "run.summary", "run.figures",
     "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment",
-    "run.search", "run.outcome", "run.maps", "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",
+    "run.search", "run.outcome", "run.maps", "run.cohort", "run.study", "run.cross_validation", "run.ablation",
+    "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.

@@ -350,8 +350,8 @@ def newest(run: RunFolder) -> list[Path]:
 def assert_goes_on_from(run: RunFolder, *logged: int) -> None:
     """With the members of the last of these epochs, and the log of them all."""
     loaded = run.load_progress(LIKE)
-    assert loaded is not None and loaded[0] == logged[-1]
-    assert_same_bits(loaded[1], progress_of(logged[-1]))
+    assert loaded is not None and loaded[1]["epoch"] == logged[-1]
+    assert_same_bits(loaded[0], progress_of(logged[-1]))
     assert saved.read_log(run.path) == [{"epoch": epoch} for epoch in logged]
 
 

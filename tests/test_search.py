@@ -75,7 +75,8 @@ def test_all_combinations_are_tried_and_pixels_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("change", "part"),
     [({"learning_rates": ()}, "learning_rates"), ({"learning_rates": (0.0,)}, "0.0"),
-     ({"weight_decays": (0.1, -1.0)}, "-1.0"), ({"weight_decays": ()}, "weight_decays")],
+     ({"weight_decays": (0.1, -1.0)}, "-1.0"), ({"weight_decays": ()}, "weight_decays"),
+     ({"learning_rates": (0.1, 0.1)}, "different")],
 )  # fmt: skip
 def test_a_search_that_makes_no_sense_is_refused(change: dict, part: str) -> None:
     assert part in message_of(Search, **change)

@@ -22,7 +22,6 @@ from mil_jax.errors import check_number, check_whole
 from mil_jax.model import ModelConfig, build
 from mil_jax.run import ablation, cli, findings
 from mil_jax.run.screen import say
-from mil_jax.run.study import train
 from mil_jax.sampling import BagsConfig, Splits
 
 
@@ -76,7 +75,7 @@ def measure(study: ablation.Ablation, size: int, head: Literal["sum", "concat"],
     """Trains all seeds on bags of one size, and judges them."""
     say(f"bags of {size}, head {head}")
     mil = build(ModelConfig(head=head))
-    trained, _ = train(study, ablation.task_of(study, mil, splits))
+    trained, _ = ablation.train(study, ablation.task_of(study, mil, splits))
     scores = ablation.scores_of(study, mil, trained.members, splits.test) | {"hit_by_chance": by_chance(splits.test)}
     return Point(f"{size}, {head}", {"size": size, "head": head}, scores)
 

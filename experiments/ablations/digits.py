@@ -21,8 +21,8 @@ from mil_jax.comparison import Point, Row, by_point, compare_all, tabulate
 from mil_jax.ensemble import predict
 from mil_jax.errors import check_whole
 from mil_jax.model import build
+from mil_jax.protocols import join_points
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.study import train
 from mil_jax.sampling import Splits
 
 
@@ -50,8 +50,8 @@ def main(config: Config) -> Path:
     for number in config.classes:
         check_whole("classes", number, 0, len(study.data.class_names) - 1)
     drawn = ablation.join(ablation.draw(study, config.bags(positive_class=config.classes[0])))
-    splits = ablation.join_points([label_by(study, drawn, number) for number in config.classes])
-    trained, _ = train(study, ablation.task_of(study, mil, splits))
+    splits = join_points([label_by(study, drawn, number) for number in config.classes])
+    trained, _ = ablation.train(study, ablation.task_of(study, mil, splits))
     scores = by_point(ablation.scores_of(study, mil, trained.members, splits.test), len(config.classes))
     points = compare_all([
         Point(str(study.data.class_names[number]), {"class": number}, of_class)

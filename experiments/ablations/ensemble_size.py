@@ -25,7 +25,6 @@ from mil_jax.errors import check_whole
 from mil_jax.members import Members
 from mil_jax.model import Prediction, build
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.study import train
 
 MORE = {
     "information_auc": "errors found by the members' disagreement (AUC)",
@@ -71,7 +70,7 @@ def main(config: Config) -> Path:
     mil = build()
     study = ablation.prepare("ensemble_size", __doc__, config)
     splits = ablation.draw_splits(study, study.key, config.bags(positive_class=config.positive_class))
-    trained, _ = train(study, ablation.task_of(study, mil, splits))
+    trained, _ = ablation.train(study, ablation.task_of(study, mil, splits))
     with study.watch.phase("evaluate"):
         predicted = predict(mil, trained.members, splits.test)
         points = judge(predicted, splits.test, committee.sizes_up_to(config.largest))

@@ -16,7 +16,6 @@ from mil_jax import plots
 from mil_jax.comparison import Point, compare_all, tabulate
 from mil_jax.model import ModelConfig, Pooling, build
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.study import train
 
 POOLINGS: dict[str, Pooling] = {"gated": "gated_attention", "not gated": "attention"}
 
@@ -41,7 +40,9 @@ def main(config: Config) -> Path:
     models = {name: build(ModelConfig(pooling=pooling, head=config.head)) for name, pooling in POOLINGS.items()}
     study = ablation.prepare("gating", __doc__, config)
     splits = ablation.join(ablation.draw(study, config.bags(positive_class=config.positive_class)))
-    trained = {name: train(study, ablation.task_of(study, mil, splits))[0].members for name, mil in models.items()}
+    trained = {
+        name: ablation.train(study, ablation.task_of(study, mil, splits))[0].members for name, mil in models.items()
+    }
     points = compare_all([
         Point(name, {"attention": name}, ablation.scores_of(study, mil, trained[name], splits.test))
         for name, mil in models.items()

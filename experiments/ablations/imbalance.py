@@ -32,7 +32,6 @@ from mil_jax.placement import to_host
 from mil_jax.run import ablation, cli, findings
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
-from mil_jax.run.study import train
 from mil_jax.sampling import BagsConfig, Splits
 from mil_jax.training import FitState
 
@@ -90,7 +89,7 @@ def main(config: Config) -> Path:
     study = ablation.prepare("imbalance", __doc__, config)
     splits = draw_bags(study, config)
     task = ablation.task_of(study, mil, splits, weigh(config, make_hyper(splits.train)))
-    trained, _ = train(study, task, progress=Progress(start(study, task), ()))
+    trained, _ = ablation.train(study, task, progress=Progress(start(study, task), ()))
     scores = ablation.scores_of(study, mil, trained.members, splits.test)
     scores |= at_threshold(mil, trained.members, splits)
     points = make_points(config, by_point(scores, len(config.grid)))

@@ -27,8 +27,8 @@ from mil_jax.evaluation import evaluate_members
 from mil_jax.members import Members
 from mil_jax.model import MIL, build
 from mil_jax.optimizer import make_hyper
+from mil_jax.protocols import join_points
 from mil_jax.run import ablation, cli, findings
-from mil_jax.run.study import train
 from mil_jax.sampling import Splits
 from mil_jax.training import EpochInfo, FitState
 
@@ -68,7 +68,7 @@ def main(config: Config) -> Path:
     """Runs the ablation and returns its folder."""
     study = ablation.prepare("regularization", __doc__, config)
     drawn = ablation.join(ablation.draw(study, config.bags(positive_class=config.positive_class)))
-    measured = train_and_measure(study, config, ablation.join_points([drawn] * len(config.l2)))
+    measured = train_and_measure(study, config, join_points([drawn] * len(config.l2)))
     rows = tabulate(chosen_points(config, measured), list(config.labels), config.seed)
     caption = "Mean over seeds in its 95 % interval; attention on positive test bags."
     points = [point for by_epoch in measured.values() for point in by_epoch.values()]
@@ -91,7 +91,7 @@ def train_and_measure(study: ablation.Ablation, config: Config, splits: Splits) 
 
     strengths = jnp.repeat(jnp.array(config.l2, jnp.float32), config.members)
     hyper = dataclasses.replace(make_hyper(splits.train), l2=strengths)
-    train(study, ablation.task_of(study, mil, splits, hyper), also=measure)
+    ablation.train(study, ablation.task_of(study, mil, splits, hyper), also=measure)
     return measured
 
 

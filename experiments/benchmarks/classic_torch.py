@@ -71,8 +71,8 @@ def fit(
     own = standardise(bags, folds["train"])
     target = torch.from_numpy(label.astype(np.float32))
     model = GatedAttention(own[0].shape[1], task["hidden"], task["attention_units"])
-    rates = {"lr": task["learning_rate"], "weight_decay": task["weight_decay"]}
-    optimizer = torch.optim.Adam(model.parameters(), eps=peer_io.ADAM_EPSILON, fused=True, **rates)
+    [rate], [decay] = task["learning_rates"], task["weight_decays"]
+    optimizer = torch.optim.Adam(model.parameters(), rate, eps=peer_io.ADAM_EPSILON, weight_decay=decay, fused=True)
     start = time.perf_counter()
     best, stale, weights, epochs = float("inf"), 0, {}, 0
     while epochs < task["epochs"] and stale < task["patience"]:

@@ -6,6 +6,7 @@ setting, and calls `findings.conclude`; until then nothing is written.
 Axes: P points, S seeds, B bags, K slots.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from jaxtyping import Array, Key
 from mil_jax import datasets
 from mil_jax.bags import Bags, stack_bags
 from mil_jax.datasets import Dataset
-from mil_jax.ensemble import member_keys, predict
+from mil_jax.ensemble import Ensemble, Execution, OnEpoch, Progress, member_keys, predict
 from mil_jax.errors import InputError, check_whole
 from mil_jax.evaluation import Evaluation, check_names, evaluate_members, flatten, warnings_of
 from mil_jax.members import Members
@@ -27,9 +28,10 @@ from mil_jax.optimizer import Hyper, make_hyper
 from mil_jax.run.config import DataConfig
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
-from mil_jax.run.study import Study, StudyConfig, begin
+from mil_jax.run.screen import epoch_progress, losses_text
+from mil_jax.run.study import Study, StudyConfig, begin, check_converged
 from mil_jax.sampling import BagsConfig, Splits, draw_sets, split_pool
-from mil_jax.training import FitConfig, MemberKeys
+from mil_jax.training import EpochInfo, FitConfig, FitState, MemberKeys
 
 # What `scores_of` gives for every member, and how tables and figures call it.
 MEASURES = {
@@ -58,6 +60,7 @@ class AblationConfig(StudyConfig):
     """What every ablation can be told; a script adds its own options and changes defaults."""
 
     labels: ClassVar[Mapping[str, str]] = MEASURES
+    can_resume: ClassVar[bool] = False
 
     members: int = 32
     """Seeds at each point; a seed decides its bags, initial parameters and orders of bags."""
@@ -75,6 +78,8 @@ class AblationConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compute.resume:
+            raise InputError("resume", True, "expected another folder: an ablation takes minutes, and is started anew")
         check_whole("members", self.members, 2)  # intervals need more than one seed
         self.bags()
         self.training()
@@ -142,14 +147,6 @@ def join(draws: Sequence[Splits]) -> Splits:
     return Splits(*(stack_bags(parts) for parts in zip(*draws, strict=True)))
 
 
-def join_points(points: Sequence[Splits]) -> Splits:
-    """The bags of the members of several points as those of one ensemble: [P * S, B, K]."""
-    return Splits(*(
-        Bags(parts[0].pool, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.view for part in parts)))
-        for parts in zip(*points, strict=True)
-    ))  # fmt: skip
-
-
 # ---- training and scores ----
 
 
@@ -158,6 +155,27 @@ def task_of(study: Ablation, mil: MIL, splits: Splits, hyper: Hyper | None = Non
     points = len(splits.train.rows) // study.config.members if splits.train.by_member else 1
     keys = jax.tree.map(lambda keys: jnp.tile(keys, points), study.keys)
     return Task(mil, keys, splits.train, splits.val, study.config.training(), hyper or make_hyper(splits.train))
+
+
+def train(
+    study: Ablation, task: Task, *, progress: Progress | None = None, also: OnEpoch | None = None
+) -> tuple[Ensemble, float]:
+    """`fit_ensemble` that shows how far it is, and the seconds; a RunError where members diverged.
+
+    `progress` is where to go on from, and `also` is called after every epoch.
+    """
+    started = time.perf_counter()
+    with study.watch.phase("train"), epoch_progress(task.config.epochs) as show:
+
+        def on_epoch(epoch: int, info: EpochInfo, state: FitState) -> None:
+            show(epoch, losses_text(info))
+            if also:
+                also(epoch, info, state)
+
+        execution = Execution(placement_of(study.config.compute, task.members), progress, on_epoch)
+        trained = task.fit(execution)
+    check_converged(trained)
+    return trained, time.perf_counter() - started
 
 
 def scores_of(study: Ablation, mil: MIL, members: Members, part: Bags) -> dict[str, np.ndarray]:

@@ -146,11 +146,6 @@ def member_task(
     return WindowTask(mil, keys, train, val, config.fit, hyper, windows, folds)
 
 
-def pick(trained: Ensemble, index: np.ndarray) -> Ensemble:
-    """Some of the members of an ensemble."""
-    return jax.tree.map(lambda leaf: leaf[index], trained)
-
-
 # ---- a run ----
 
 
@@ -195,7 +190,7 @@ def run_cohort(config: CohortConfig, cohort: Cohort, plan: Plan, watch: Stopwatc
         write_folds(run, material, features)
         trained = fit_recorded(run, task, config.compute, watch)
         chosen = crossing.choose_settings(trained.best_loss, len(settings), plan.fits)
-        kept = pick(trained, crossing.members_of(chosen, config.members))
+        kept = crossing.pick(trained, crossing.members_of(chosen, config.members))
         run.write_members(checkpoint_tree(kept.members))
         with watch.phase("evaluate"):
             placement = placement_of(config.compute, len(kept.best_epoch))

@@ -11,13 +11,14 @@ figures/*.png
 report.html      all of it on one page
 tensorboard/     where asked for: event files for TensorBoard
 checkpoint/      the members' best parameters and their standardisation
-progress/        the members between epochs, to resume a run that was killed; the last few
+progress/        the members between epochs, to resume a run that was killed; the last few; of a study, its rows too
 log.txt          when the run started, stopped, went on, and what was odd
 ```
 
 A file is complete or absent: each is written beside its place and then moved there.
 """
 
+import copy
 import csv
 import json
 import os
@@ -34,7 +35,7 @@ from filelock import FileLock, Timeout
 from mil_jax.errors import InputError, RunError
 from mil_jax.run import checkpoints
 from mil_jax.run.processes import from_first, is_first
-from mil_jax.run.saved import FORMAT, check_resumable, fingerprint, jsonable, read_log, versions
+from mil_jax.run.saved import FORMAT, ROWS, check_resumable, fingerprint, jsonable, read_log, versions
 
 
 class RunFolder:
@@ -42,8 +43,15 @@ class RunFolder:
 
     def __init__(self, path: Path, fingerprint: str, can_resume: bool = True):
         self.path, self.fingerprint = path, fingerprint
+        self.progress = path / "progress"
         self.go_on = "go on with --resume" if can_resume else "start anew in another folder"
         self.writes = is_first()
+
+    def part(self, name: str) -> "RunFolder":
+        """The same folder, for a part of the run that has checkpoints of its own and no log."""
+        part = copy.copy(self)
+        part.progress = self.progress / name
+        return part
 
     def note(self, text: str) -> None:
         """Appends a line to `log.txt`, with the time."""
@@ -87,6 +95,11 @@ class RunFolder:
 
         self._put(name, save)
 
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the rows that a study has measured: for people as `results.csv`, and to go on from as they are."""
+        self.write_text(ROWS, json.dumps(rows, default=jsonable))
+        self.write_csv("results.csv", rows)
+
     def write_arrays(self, name: str, **arrays: Any) -> None:
         """Writes a compressed NumPy archive; the same arrays give the same bytes."""
 
@@ -105,39 +118,40 @@ class RunFolder:
         with self._guarded("checkpoint"):
             checkpoints.save(self.path / "checkpoint", tree)
 
-    def save_progress(self, epoch: int, tree: Any) -> None:
-        """Writes the members between two epochs, with the length of the log, and drops the oldest checkpoints."""
-        folder, log_bytes = self.path / "progress", self._log_bytes()
-        with self._guarded("progress"):
-            checkpoints.save_progress(folder, epoch, tree, log_bytes=log_bytes, fingerprint=self.fingerprint)
+    def save_progress(self, epoch: int, tree: Any, seconds: float = 0.0) -> None:
+        """Writes the members between two epochs, with the length of the log, and drops the oldest checkpoints.
 
-    def load_progress(self, tree: Any) -> tuple[int, Any] | None:
-        """The newest whole checkpoint, as (epoch, tree), with the log cut back to it; None where there is none.
+        `seconds` is how long they were trained until then, in all sittings.
+        """
+        facts = {"log_bytes": self._log_bytes(), "fingerprint": self.fingerprint, "seconds": seconds}
+        with self._guarded("progress"):
+            checkpoints.save_progress(self.progress, epoch, tree, **facts)
+
+    def load_progress(self, tree: Any) -> tuple[Any, checkpoints.Facts] | None:
+        """The newest whole checkpoint with its epoch and seconds, the log cut back to it; None where there is none.
 
         One that is damaged is passed over, which `log.txt` tells; one of another configuration is an InputError. Arrays
         may have other sizes than those of `tree`, whose structure is that which `save_progress` got.
         """
-        loaded = checkpoints.load_progress(self.path / "progress", tree, self._log_bytes(), self.note)
-        if loaded is None:
-            if self.writes:
-                (self.path / "metrics.jsonl").unlink(missing_ok=True)
-            return None
-        restored, facts = loaded
-        if facts["fingerprint"] != self.fingerprint:
+        loaded = checkpoints.load_progress(self.progress, tree, self._log_bytes(), self.note)
+        if loaded and loaded[1]["fingerprint"] != self.fingerprint:
             expected = "expected the options and data that its checkpoint was made with"
             raise InputError("resume", str(self.path), expected)
-        if self.writes:
-            os.truncate(self.path / "metrics.jsonl", facts["log_bytes"])
-        return facts["epoch"], restored
+        log_bytes = loaded[1]["log_bytes"] if loaded else 0
+        if self.writes and not log_bytes:
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        elif self.writes:
+            os.truncate(self.path / "metrics.jsonl", log_bytes)
+        return loaded
 
     def _log_bytes(self) -> int:
         log = self.path / "metrics.jsonl"
         return log.stat().st_size if log.exists() else 0
 
     def drop_progress(self) -> None:
-        """Removes the checkpoints of a run that has come to its end."""
+        """Removes the checkpoints of a run, or a part, that has come to its end."""
         if self.writes:
-            shutil.rmtree(self.path / "progress", ignore_errors=True)
+            shutil.rmtree(self.progress, ignore_errors=True)
 
     def _put(self, name: str, write: Callable[[Path], Any]) -> None:
         if not self.writes:

@@ -23,6 +23,8 @@ from mil_jax.model import MIL, ModelConfig, build
 from mil_jax.run import checkpoints
 from mil_jax.run.summary import Summary
 
+ROWS = "progress/rows.json"  # what a study has measured; floats to the last digit, and NaN as itself
+
 FORMAT = 2  # of the folder; raised when a reader of the old one could not read the new one
 
 
@@ -104,6 +106,17 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows that a study had measured when it was stopped, as they were; an InputError where they are damaged."""
+    path = folder / ROWS
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError("resume", str(folder), f"expected the rows of a study in {ROWS} ({error})") from None
+
+
 def load_members(path: Path, kind: InstanceKind) -> Members:
     """Reads what `RunFolder.write_members` wrote onto the first device; an InputError without a whole checkpoint."""
     try:
@@ -115,12 +128,17 @@ def load_members(path: Path, kind: InstanceKind) -> Members:
     return Members(tree["params"], scaler, kind)
 
 
-def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses, by an InputError, a folder without a run to go on with, or with other options; touches nothing."""
+def check_stopped(path: Path) -> None:
+    """Refuses, by an InputError, a folder without a run to go on with; touches nothing."""
     if (path / "summary.json").exists():
         raise InputError("resume", str(path), "expected a run that was stopped: this one has come to its end")
     if not (path / "config.json").exists():
         raise InputError("resume", str(path), "expected the folder of a run, by --out: there is none")
+
+
+def check_resumable(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuses, by an InputError, a folder without a run to go on with, or with other options; touches nothing."""
+    check_stopped(path)
     before = read_config(path, "resume")
     if before["format"] < FORMAT:
         raise InputError("resume", str(path), f"expected a run of format {FORMAT}: an older mil_jax wrote this one")

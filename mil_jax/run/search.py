@@ -52,8 +52,9 @@ class Search:
     def __post_init__(self) -> None:
         check_choice("scale", self.scale, ("auto", *SCALES))
         for name in ("learning_rates", "weight_decays"):
-            if not getattr(self, name):
-                raise InputError(name, (), "expected one or more numbers")
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise InputError(name, values, "expected one or more different numbers")
         for rate in self.learning_rates:
             check_number("learning_rates", rate, 0, 1e3, ends="(]")
         for decay in self.weight_decays:

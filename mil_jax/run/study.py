@@ -1,36 +1,39 @@
 """A study: settings compared over repeats, from its options to a folder of results.
 
-A study's config extends `StudyConfig`. `begin` refuses what cannot be run and starts JAX, `train` trains the members of
-one setting, `open_study` opens the folder once nothing can be refused any more, and `summary_row` and `print_rows` make
-the table. A row is a setting with the mean and the standard error over repeats of every score; whoever writes
-`results.csv` anew after each row keeps, when a study is stopped, what it had.
+A study's config extends `StudyConfig`. `begin` refuses what cannot be run and starts JAX, `open_study` opens the folder
+once nothing can be refused any more, `Rows` measures the rows one after the other, `train_row` trains the members of
+one of them, and `summary_row` and `print_rows` make the table. A row is a setting with the mean and the standard error
+over repeats of every score.
+
+A study may be stopped or killed at any time. Resumed, it reads back the rows that it had measured, goes on inside the
+one that it was measuring, and ends with the same `results.csv`, but for seconds.
 
 Axes: S members, R repeats.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Key
 
-from mil_jax.ensemble import Ensemble, Execution, OnEpoch, Progress, member_keys, predict
+from mil_jax.ensemble import Ensemble
 from mil_jax.errors import InputError, RunError, check_whole
-from mil_jax.model import MIL, Encoder, ModelConfig, Pooling
-from mil_jax.optimizer import HyperConfig, make_hyper
-from mil_jax.protocols import Crossed, Folds, cross_validation, estimate, judge_folds
+from mil_jax.model import Encoder, ModelConfig, Pooling
+from mil_jax.protocols import estimate
 from mil_jax.run.config import Compute, aside, check_out, check_seed, settings
-from mil_jax.run.fit import Task
+from mil_jax.run.fit import Task, fit_resumably
 from mil_jax.run.folder import RunFolder, check_free, open_run
-from mil_jax.run.processes import placement_of, start_jax
-from mil_jax.run.screen import Stopwatch, epoch_progress, losses_text, print_table
-from mil_jax.sampling import Splits
+from mil_jax.run.processes import from_first, start_jax
+from mil_jax.run.saved import check_stopped, read_rows
+from mil_jax.run.screen import Stopwatch, print_table
 from mil_jax.text import Table, with_error
-from mil_jax.training import EpochInfo, FitConfig, FitState
+from mil_jax.training import FitConfig, FitState
+
+Row = dict[str, Any]
 
 # ---- options ----
 
@@ -39,7 +42,7 @@ from mil_jax.training import EpochInfo, FitConfig, FitState
 class StudyConfig:
     """What every study can be told."""
 
-    can_resume: ClassVar[bool] = False
+    can_resume: ClassVar[bool] = True
 
     seed: int = 0
     """Decides everything that is drawn."""
@@ -50,8 +53,6 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_out(self.out)
-        if self.compute.resume and not self.can_resume:
-            raise InputError("resume", True, "expected another folder: a study keeps its rows, and is started anew")
 
 
 # The six poolings that the papers compare.
@@ -77,7 +78,6 @@ class PoolingsConfig(StudyConfig):
     dropout: float = 0.0
     """Share of the dense layers' units that a step drops."""
     fit: FitConfig = FitConfig()
-    hyper: HyperConfig = HyperConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,20 +93,6 @@ class PoolingsConfig(StudyConfig):
             encoder=self.encoder, hidden=self.hidden, dropout=self.dropout, pooling=pooling,
             attention_units=self.attention_units, head="sum", output="sigmoid",
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FoldsConfig(PoolingsConfig):
-    """Options of a study by cross-validation, with a member for each fold of each repeat."""
-
-    folds: int = 10
-    """Parts that the bags are cut into; each is the test set once."""
-    val_share: float = 0.15
-    """Share of the bags outside the test fold that the epoch and the threshold are chosen on."""
-
-    def draw_folds(self, key: Key[Array, ""], label: np.ndarray) -> Folds:
-        """The folds of bags with these labels, the same ones for all poolings."""
-        return cross_validation(key, label, folds=self.folds, repeats=self.repeats, val_share=self.val_share)
 
 
 # ---- a study that runs ----
@@ -128,70 +114,104 @@ class Study:
     """Counts its seconds."""
 
 
+@dataclass(frozen=True, eq=False)
+class Measurement(Study):
+    """A study that is measuring a row."""
+
+    run: RunFolder
+    """Its folder, in which the row has checkpoints of its own."""
+
+
 def begin(name: str, question: str | None, config: Any, members: int) -> Study:
-    """Starts JAX, for so many members at most; a folder that is taken is an InputError, and nothing is written."""
+    """Starts JAX, for so many members at most, and writes nothing.
+
+    Raises:
+        InputError: a folder that is taken, or one without a study to go on with.
+    """
     watch = Stopwatch()
     out = Path(config.out or Path("runs") / name / f"seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-    check_free(out, can_resume=False)
+    if config.compute.resume:
+        check_stopped(out)
+    else:
+        check_free(out, config.can_resume)
     start_jax(config.compute, members)
     return Study(name, question or "", config, out, watch)
 
 
-def open_study(study: Study, data: Mapping[str, Any]) -> AbstractContextManager[RunFolder]:
-    """The folder of the study, to be opened by `with`; `data` are the names and hashes that config.json keeps."""
-    options, how = settings(study.config)
+@contextmanager
+def open_study(study: Study, data: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The folder of the study until its end; `data` are the names and hashes that config.json keeps."""
+    config, (options, how) = study.config, settings(study.config)
     content = {"experiment": study.name, "options": options, "data": data}
-    return open_run(study.out, content, how, can_resume=False)
+    with open_run(study.out, content, how, config.compute.resume, can_resume=config.can_resume) as run:
+        yield run
+        run.drop_progress()
 
 
-def train(
-    study: Study, task: Task, title: str = "", *, progress: Progress | None = None, also: OnEpoch | None = None
-) -> tuple[Ensemble, float]:
-    """`fit_ensemble` that shows how far it is, and the seconds; a RunError where members diverged.
+class Rows:
+    """The rows of a study in its folder, each measured once, in however many sittings."""
 
-    `title` is what the screen calls it where it is one of many, `progress` where to go on from, and `also` is called
-    after every epoch.
+    def __init__(self, study: Study, run: RunFolder):
+        self.study, self.run = study, run
+        self.rows: list[Row] = []
+        self.before: list[Row] = []  # those of earlier sittings
+        if study.config.compute.resume:
+            rows = read_rows(run.path)
+            self.before = rows[: from_first(len(rows))]
+        if self.before:
+            run.write_rows(self.before)  # it may have been killed between the two files
+            run.note(f"rows measured before: {len(self.before)}")
+
+    def add(self, measure: Callable[..., Row], *arguments: Any) -> Row:
+        """The next row: what `measure(measurement, *arguments)` gives, or what it gave in an earlier sitting.
+
+        The row counts when `measure` has returned, so that what it has written besides is there, too.
+        """
+        done = len(self.rows)
+        if done < len(self.before):
+            self.rows.append(self.before[done])
+            return self.rows[-1]
+        config, part = self.study.config, self.run.part(f"row-{done + 1:03d}")
+        # The first row of this sitting is that which an earlier one was stopped in; the others have no checkpoints.
+        resume = config.compute.resume and done == len(self.before)
+        config = replace(config, compute=replace(config.compute, resume=resume))
+        measurement = Measurement(**vars(self.study) | {"config": config}, run=part)
+        self.rows.append(measure(measurement, *arguments))
+        self.run.write_rows(self.rows)
+        part.drop_progress()
+        return self.rows[-1]
+
+
+def train_row(study: Measurement, task: Task, title: str) -> tuple[Ensemble, float]:
+    """Trains the members of the row, and gives the seconds of all sittings.
+
+    Raises:
+        Interrupted: the study was asked to stop.
+        RunError: the disk is full, or another process of the study has died.
     """
-    started = time.perf_counter()
-    with study.watch.phase("train"), epoch_progress(task.config.epochs, title) as show:
+    compute = study.config.compute
 
-        def on_epoch(epoch: int, info: EpochInfo, state: FitState) -> None:
-            show(epoch, losses_text(info))
-            if also:
-                also(epoch, info, state)
+    def keep(epoch: int, state: FitState) -> str:
+        inside = f" and the first {epoch} epochs of the next one" if compute.checkpoint_every else ""
+        return f"the rows that were measured{inside}; go on with --resume"
 
-        execution = Execution(placement_of(study.config.compute, task.members), progress, on_epoch)
-        trained = task.fit(execution)
+    with study.watch.phase("train"):
+        return fit_resumably(study.run, task, compute, keep, title)
+
+
+def check_converged(trained: Ensemble, title: str = "") -> None:
+    """Refuses, by a RunError, an ensemble of which members diverged; `title` says which it is."""
     if diverged := int((trained.best_epoch == 0).sum()):
-        what = f"{title}: " if title else ""
-        raise RunError(f"{what}{diverged} of {task.members} members diverged: try a lower learning rate")
-    return trained, time.perf_counter() - started
-
-
-def train_folds(
-    study: Study, mil: MIL, key: Key[Array, ""], splits: Splits, folds: Folds, title: str
-) -> tuple[Crossed, Ensemble, float]:
-    """A cross-validation: trains a member for each fold, and judges all of them; with the seconds of the training."""
-    config, members = study.config, len(folds.test)
-    hyper = make_hyper(splits.train, config.hyper)
-    task = Task(mil, member_keys(key, members), splits.train, splits.val, config.fit, hyper)
-    trained, seconds = train(study, task, title)
-    placement = placement_of(config.compute, members)
-    val, test = (predict(mil, trained.members, part, placement) for part in (splits.val, splits.test))
-    return judge_folds(val, test, splits, folds), trained, seconds
+        what, members = f"{title}: " if title else "", len(trained.best_epoch)
+        raise RunError(f"{what}{diverged} of {members} members diverged: try a lower learning rate")
 
 
 # ---- rows ----
 
 
-def mean_of_repeats(values: np.ndarray, repeats: int) -> np.ndarray:
-    """Values of the members [S], repeat by repeat, as their means over the folds of each repeat [R]."""
-    return values.reshape(repeats, -1).mean(axis=1)
-
-
 def summary_row(
     factors: Mapping[str, Any], scores: Mapping[str, np.ndarray], by_bag: Mapping[str, np.ndarray] = {}
-) -> dict[str, Any]:
+) -> Row:
     """A row of results.csv: what tells a setting from others, then mean and standard error of its scores over repeats.
 
     Of a score in `by_bag`, which holds its mean per bag, the row has the interval over bags too.
