@@ -82,11 +82,12 @@ def join(parts: Sequence[KnownBags]) -> KnownBags:
     Pools that differ stand one behind the other, and bags get as many slots as the widest ones have.
 
     Raises:
-        InputError: no part, or parts with other numbers of bags or classes.
+        InputError: no part, or parts with other numbers of bags or classes, or other instances.
     """
-    if len({(part.bags.label.shape[-1], part.evidence.shape[-1]) for part in parts}) != 1:
-        shapes = [part.evidence.shape for part in parts]
-        raise InputError("parts", shapes[:5], "expected one or more, with as many bags and classes in each")
+    if len({(part.bags.label.shape[-1], part.evidence.shape[-1], part.bags.kind) for part in parts}) != 1:
+        given = [f"{part.evidence.shape} of {part.bags.kind}" for part in parts]
+        expected = "expected one or more, with as many bags and classes and the same kind of instances in each"
+        raise InputError("parts", given[:5], expected)
     slots = max(part.bags.slots for part in parts)
     pools, starts = _stacked_pools([part.bags.pool for part in parts])
 
