@@ -145,6 +145,8 @@ def _is_numeric(value: object) -> bool:
 def _words(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_words(option) for option in typing.get_args(hint)))
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return "a key of jax.random.key" if hint.__name__.startswith("Key") else "an array"
     return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
