@@ -17,6 +17,7 @@ from mil_jax.folds import check_uncut
 from mil_jax.metrics import roc_auc
 from mil_jax.run import cohort as run_cohort
 from mil_jax.run import fit
+from mil_jax.run.folder import RunFolder
 from mil_jax.run.saved import load_run
 from mil_jax.split_files import read_splits
 
@@ -177,6 +178,29 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
     assert status == 0, lines
     assert_same_run(here, out)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_file_cut_short_in_the_middle_of_a_run_is_named_and_the_run_goes_on_when_it_is_mended(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In windows, so that every epoch reads the files again."""
+    copy = shutil.copytree(cohort, tmp_path / "cohort")
+    windows = ("--window", "60", "--scale", "raw", "--no-report")
+    whole, out, file = run_of(copy, tmp_path / "whole", *windows), tmp_path / "run", copy / "features" / "s07.npy"
+    sound, save = file.read_bytes(), RunFolder.save_progress
+
+    def save_and_cut(*given: Any) -> None:
+        save(*given)
+        file.write_bytes(sound[:-40])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_progress", save_and_cut)
+        status, lines = command_here(own_bags, *options_of(copy), *windows, "--out", str(out))
+    assert status == 2 and lines[-1].startswith("error: ") and str(file) in lines[-1], lines
+    file.write_bytes(sound)
+    status, lines = command_here(own_bags, "--resume", "--out", str(out))
+    assert status == 0, lines
+    assert_same_run(whole, out)
 
 
 # ---- other cohorts and options ----
