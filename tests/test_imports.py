@@ -19,8 +19,8 @@ ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
     "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
     "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
-    "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots", "run",
-    "run.config",
+    "checks", "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing", "heatmaps", "plots",
+    "run", "run.config",
     "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder",
     "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome", "run.maps",
     "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",
@@ -28,7 +28,7 @@ ORDER = (
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
+    "flax.linen": ("encoders", "pooling", "model", "checks"), "optax": ("optimizer", "losses", "training"),
     "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
     "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
     "openpyxl": ("datasets",), "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
