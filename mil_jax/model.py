@@ -8,19 +8,21 @@ Axes: K slots of a bag, D embedding, C classes, S members.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from mil_jax.bags import Values
 from mil_jax.encoders import COLON, LENET, ConvEncoder, MLPEncoder, glorot_uniform
 from mil_jax.errors import InputError, check_choice, check_number, check_whole, checked
 from mil_jax.losses import Classes
-from mil_jax.pooling import AttentionPooling, EmbeddingPooling, InstancePooling
+from mil_jax.pooling import NOISE, Pooled, draws_noise, with_class_0
+from mil_jax.pooling.base import best_odds, largest
+from mil_jax.pooling.names import ATTENTION, POOLINGS, WHOLE, Pooling, Sizes
 from mil_jax.products import Precision
 from mil_jax.record import record
 
@@ -36,14 +38,6 @@ ENCODERS: dict[Encoder, Callable[[tuple[int, ...], float, Precision], nn.Module]
     "colon": partial(ConvEncoder, COLON),
 }
 
-Pooling = Literal[
-    "gated_attention", "attention",
-    "embedding_mean", "embedding_max", "embedding_lse",
-    "instance_mean", "instance_max", "instance_noisy_or",
-]  # fmt: skip
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-ATTENTION: tuple[Pooling, ...] = ("gated_attention", "attention")
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -56,17 +50,17 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of the dense layers' units that a training step drops."""
     pooling: Pooling = "gated_attention"
-    """How a bag is made of its instances; all but the two kinds of attention need the head 'sum'."""
+    """How a bag is made of its instances; all but `attention` and `gated_attention` need the head 'sum'."""
     attention_units: int = 256
-    """Width of the attention's hidden layer, A."""
+    """Width of the attention's hidden layer, A; of the methods that have a width of their own, theirs is kept."""
     chunk: int | None = None
     """Instances that the attention takes at a time, for bags that do not fit into memory; all where not given."""
     head: Literal["concat", "sum"] = "concat"
     """Concatenate the weighted embeddings (attention only; needs full bags of one size) or sum them (takes any bag)."""
     output: Literal["softmax", "sigmoid"] = "softmax"
-    """A logit for each class, or one for the positive class of two."""
+    """A logit for each class, or one for the positive class of two; what classifies by itself keeps its own."""
     precision: Precision = "float32"
-    """Factors of the large products, of dense layers and attention: bfloat16 is faster where the processor has it."""
+    """Factors of the products of dense layers and of attention: bfloat16 is faster where the processor has it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, tuple | list) or not self.hidden:
@@ -85,6 +79,8 @@ class ModelConfig:
             raise InputError("head", self.head, f"expected 'sum' with the pooling {self.pooling!r}")
         if self.head == "concat" and self.chunk is not None:
             raise InputError("chunk", self.chunk, "expected the head 'sum' with chunks, for bags of any size")
+        if self.pooling in WHOLE and self.chunk is not None:
+            raise InputError("chunk", self.chunk, f"expected none with the pooling {self.pooling!r}")
 
 
 # ---- what a model says ----
@@ -96,13 +92,14 @@ class MILOutput:
 
     logits: Float[Array, " C"]
     """Before the softmax."""
-    attention: Float[Array, " K"]
-    """Each instance's part in the bag's; sums to 1 over the mask, 0 elsewhere."""
-    embedding: Float[Array, " D"]
-    """Of the bag, [D]; of poolings of instances, log odds [C - 1]."""
     scores: Float[Array, " K"]
     """What the classifier says of each instance alone: the log odds of not being of class 0 (for several classes, of
-    the likeliest other one)."""
+    the likeliest other one); or what the pooling says of it, where that scores instances itself."""
+    pooled: Pooled
+    """What the pooling made of the bag."""
+
+    attention = property(lambda self: self.pooled.attention, doc="[K] each instance's part in the bag's; sums to 1.")
+    embedding = property(lambda self: self.pooled.embedding, doc="[D] of the bag; of poolings of instances, log odds.")
 
 
 @record
@@ -114,7 +111,7 @@ class Prediction:
     attention: Float[Values, "*members B K"]
     """Weight of each instance."""
     scores: Float[Values, "*members B K"] | None = None
-    """What the classifier says of each instance alone, in log odds; 0 in an empty slot."""
+    """What the model says of each instance, in log odds; 0 in an empty slot."""
 
     @property
     def converged(self) -> np.ndarray:
@@ -144,16 +141,22 @@ class MIL(nn.Module):
         """Classifies one bag of instances [K, ...] that `mask` [K] marks as present."""
         head = nn.Dense(self.target.count - self.sigmoid, kernel_init=glorot_uniform, name="head")
         embeddings = self.encoder(instances)
-        if isinstance(self.pooling, InstancePooling):
-            odds = log_odds(head(embeddings), self.sigmoid)
-            pooled = self.pooling(odds, mask)
-            logits = with_class_0(pooled.embedding)
-        else:
-            pooled = self.pooling(embeddings, mask)
-            logits = with_class_0(head(pooled.embedding)) if self.sigmoid else head(pooled.embedding)
-            odds = log_odds(head(alone(self, embeddings)), self.sigmoid)
-        scores = jnp.where(mask, odds.max(axis=-1), 0)
-        return MILOutput(logits, pooled.attention, pooled.embedding, scores)
+        if getattr(self.pooling, "of_instances", False):
+            embeddings = log_odds(head(embeddings), self.sigmoid)
+        pooled = self.pooling(embeddings, mask)
+
+        def logits_of(pooled: Pooled) -> Array:
+            if pooled.logits is not None:
+                return pooled.logits
+            return with_class_0(head(pooled.embedding)) if self.sigmoid else head(pooled.embedding)
+
+        logits, scores = logits_of(pooled), pooled.scores
+        if scores is None and pooled.alone is not None:
+            odds = log_odds(head(pooled.alone), self.sigmoid)
+            scores = jnp.where(mask, largest(odds), 0)
+        elif scores is None:
+            scores = best_odds(jax.vmap(logits_of)(pool_each(self.pooling, embeddings)), mask)
+        return MILOutput(logits, scores, pooled)
 
 
 def log_odds(outputs: Float[Array, "*K units"], sigmoid: bool) -> Float[Array, "*K others"]:
@@ -161,17 +164,13 @@ def log_odds(outputs: Float[Array, "*K units"], sigmoid: bool) -> Float[Array, "
     return outputs if sigmoid else outputs[..., 1:] - outputs[..., :1]
 
 
-def with_class_0(odds: Float[Array, " others"]) -> Float[Array, " C"]:
-    """Logits whose softmax has these log odds against class 0; of one, the softmax is its sigmoid."""
-    return jnp.concatenate([jnp.zeros(1, odds.dtype), odds])
-
-
-def alone(model: MIL, embeddings: Float[Array, "K D"]) -> Float[Array, "K pooled"]:
-    """What the bag's embedding would be if an instance had all the weight, for each instance."""
-    if not joins(model):
-        return embeddings
-    own_slot = jnp.eye(len(embeddings))[:, :, None] * embeddings
-    return own_slot.reshape(len(embeddings), -1)
+def pool_each(pooling: nn.Module, embeddings: Float[Array, "K D"]) -> Pooled:
+    """What the pooling makes of each instance as a bag of its own, with a leading axis K."""
+    lone = nn.vmap(
+        lambda pooling, embedding: pooling(embedding[None], jnp.ones(1, bool)),
+        variable_axes={"params": None}, split_rngs={"params": False, NOISE: True},
+    )  # fmt: skip
+    return lone(pooling, embeddings)
 
 
 @checked
@@ -180,17 +179,8 @@ def build(config: ModelConfig = ModelConfig(), target: Classes = Classes(), augm
     if config.output == "sigmoid" and target.count != 2:
         raise InputError("output", config.output, f"expected 'softmax' for {target.count} classes")
     encoder = ENCODERS[config.encoder](tuple(config.hidden), config.dropout, config.precision)
-    return MIL(encoder, build_pooling(config), target, config.output == "sigmoid", augment)
-
-
-def build_pooling(config: ModelConfig) -> nn.Module:
-    """The pooling that `config` describes."""
-    if config.pooling in ATTENTION:
-        gated, concat = config.pooling == "gated_attention", config.head == "concat"
-        return AttentionPooling(config.attention_units, gated, concat, config.chunk, config.precision)
-    level, kind = config.pooling.split("_", 1)
-    pooling: Any = EmbeddingPooling if level == "embedding" else InstancePooling
-    return pooling(kind)
+    sizes = Sizes(config.attention_units, config.head == "concat", config.chunk, target.count, config.precision)
+    return MIL(encoder, POOLINGS[config.pooling](sizes), target, config.output == "sigmoid", augment)
 
 
 # ---- parameters ----
@@ -203,24 +193,37 @@ def init_params(model: MIL, key: Key[Array, ""], bag_size: int, instance_shape: 
 
 
 def apply(model: MIL, params: Params, instances: Array, mask: Values, key: Key[Array, ""] | None = None) -> MILOutput:
-    """The model's output for one bag, given its parameters; with augmentation and dropout where there is a key."""
+    """The model's output for one bag, given its parameters; with augmentation and noise where there is a key."""
     rngs = None
     if key is not None:
-        key_augment, key_dropout = jax.random.split(key)
+        key_augment, key_noise = jax.random.split(key)
         instances = instances if model.augment is None else model.augment(key_augment, instances)
-        rngs = {"dropout": key_dropout} if drops(model) else None
+        rngs = {NOISE: key_noise} if draws(model) else None
     output: Any = model.apply({"params": params}, instances, mask, rngs=rngs)
     return output
 
 
-def drops(model: MIL) -> bool:
-    """Whether the model has dropout."""
-    return getattr(model.encoder, "dropout", 0) > 0
+def bag_loss(model: MIL, output: MILOutput, label: Int[Array, ""]) -> Float[Array, ""]:
+    """The loss of one bag in training: the target's, and what the pooling's own loss adds to its share of that."""
+    loss = model.target.loss(output.logits, label)
+    own: Any = getattr(model.pooling, "loss", None)
+    return loss if own is None else getattr(model.pooling, "bag_share", 1) * loss + own(output.pooled, label)
+
+
+def draws(model: MIL) -> bool:
+    """Whether the network draws random numbers in training, as for dropout."""
+    return draws_noise(model.encoder) or draws_noise(model.pooling)
 
 
 def is_noisy(model: MIL) -> bool:
     """Whether a training step of the model needs a key."""
-    return model.augment is not None or drops(model)
+    return model.augment is not None or draws(model)
+
+
+def attention_kernels(params: Params) -> list[Any]:
+    """The matrices V, U and w of attention, wherever they are in the pooling."""
+    leaves = jax.tree_util.tree_leaves_with_path(params.get("pooling", {}))
+    return [leaf for path, leaf in leaves if {"V", "U", "w"} & {str(getattr(entry, "key", "")) for entry in path}]
 
 
 def count_params(params: Params) -> int:
@@ -250,7 +253,7 @@ def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> l
          sum(int(np.prod(shape)) for _, shape in kinds))
         for name, kinds in layers.items()
     ]  # fmt: skip
-    order = ("encoder", "pooling/V", "pooling/U", "pooling/w", "head")
+    order = ("encoder", "pooling/V", "pooling/U", "pooling/w", "pooling", "head")
     return sorted(rows, key=lambda row: [row[0].startswith(name) for name in order], reverse=True)
 
 
@@ -259,4 +262,4 @@ def layer_table(model: MIL, bag_size: int, instance_shape: tuple[int, ...]) -> l
 
 def joins(model: MIL) -> bool:
     """Whether the model concatenates the weighted embeddings, and so needs full bags of one size."""
-    return isinstance(model.pooling, AttentionPooling) and model.pooling.concat
+    return getattr(model.pooling, "concat", False)

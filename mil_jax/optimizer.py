@@ -47,7 +47,7 @@ class Hyper:
     learning_rate: Float[Values, "..."]
     """Of Adam."""
     l2: Float[Values, "..."] | None
-    """Factor of the sum of squares of the pooling's parameters; None for a program without it."""
+    """Factor of the sum of squares of the attention's V, U and w; None for a program without it."""
     class_weight: Float[Values, "... C"]
     """Factor of the training loss of each class."""
     weight_decay: Float[Values, "..."] | None = None

@@ -23,7 +23,7 @@ from mil_jax.bags import Bags, Scaler, View, gather
 from mil_jax.buckets import at_width, map_bags
 from mil_jax.errors import checked
 from mil_jax.losses import l2_penalty
-from mil_jax.model import MIL, Params, Prediction, apply, init_params, is_noisy
+from mil_jax.model import MIL, Params, Prediction, apply, attention_kernels, bag_loss, init_params, is_noisy
 from mil_jax.optimizer import Hyper, mean_gradient_norm, optimizer
 from mil_jax.states import (
     Batch,
@@ -64,16 +64,16 @@ def batch_loss(
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Mean over the valid bags of weight * loss, plus L2; and how many are classified right."""
     given: tuple[Any, ...] = (batch.instances, batch.mask, *([] if keys is None else [keys]))
-    logits, label = jax.vmap(partial(apply, model, params))(*given).logits, jnp.asarray(batch.label)
-    weighted = hyper.class_weight[label] * jax.vmap(model.target.loss)(logits, label)
+    outputs, label = jax.vmap(partial(apply, model, params))(*given), jnp.asarray(batch.label)
+    weighted = hyper.class_weight[label] * jax.vmap(partial(bag_loss, model))(outputs, label)
     mean = jnp.sum(weighted, where=batch.valid) / jnp.sum(batch.valid)
-    right = jnp.sum(model.target.is_right(logits, label), where=batch.valid)
+    right = jnp.sum(model.target.is_right(outputs.logits, label), where=batch.valid)
     return penalised(mean, params, hyper), right
 
 
 def penalised(loss: Float[Array, ""], params: Params, hyper: Hyper) -> Float[Array, ""]:
     """The loss with the L2 penalty, where there is one."""
-    return loss if hyper.l2 is None else loss + hyper.l2 * l2_penalty(params.get("pooling", {}))
+    return loss if hyper.l2 is None else loss + hyper.l2 * l2_penalty(attention_kernels(params))
 
 
 def train_step(
@@ -85,7 +85,7 @@ def train_step(
     valid: Bool[Array, " M"],
     key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, StepInfo]:
-    """One step of Adam on the valid ones of the bags at `index`; `key` decides dropout and augmentation."""
+    """One step of Adam on the valid ones of the bags at `index`; `key` decides noise and augmentation."""
     gradient_of = jax.value_and_grad(batch_loss, has_aux=True)
     keys = None if key is None else jax.random.split(jax.random.fold_in(key, state.step), index.shape[0])
 

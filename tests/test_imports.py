@@ -19,16 +19,16 @@ ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "convolution",
     "products", "encoders", "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse",
     "states", "training", "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation",
-    "committee", "protocols", "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing",
-    "known_answers", "heatmaps", "plots", "run", "run.config", "run.processes", "run.checkpoints", "run.summary",
-    "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli", "run.fit", "report",
-    "run.experiment", "run.search", "run.outcome", "run.maps", "run.cohort", "run.study", "run.cross_validation",
-    "run.ablation", "run.findings", "__init__",
+    "committee", "protocols", "checks", "windows", "streaming", "comparison", "folds", "split_files", "scores",
+    "crossing", "known_answers", "heatmaps", "plots", "run", "run.config", "run.processes", "run.checkpoints",
+    "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli", "run.fit",
+    "report", "run.experiment", "run.search", "run.outcome", "run.maps", "run.cohort", "run.study",
+    "run.cross_validation", "run.ablation", "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
+    "flax.linen": ("encoders", "pooling", "model", "checks"), "optax": ("optimizer", "losses", "training"),
     "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
     "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
     "openpyxl": ("datasets",), "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),

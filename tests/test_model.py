@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mil_jax.losses import Classes
-from mil_jax.model import POOLINGS, ModelConfig, apply, build, count_params, init_params, layer_table
+from mil_jax.model import ATTENTION, POOLINGS, ModelConfig, apply, build, count_params, init_params, layer_table
 
 SEEDS = st.integers(0, 2**31 - 1)
 IMAGE = (28, 28)
@@ -162,17 +162,25 @@ def test_padded_instances_have_no_gradient(head):
     assert np.abs(gradient[:, mask]).max(axis=(0, 2, 3)).min() > 1e-6
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize(("output", "classes"), [("sigmoid", 2), ("softmax", 3)])
+# One output is a matter of the model's classifier, so the methods beside it need not be compiled twice.
+BY_THE_HEAD = [name for name in POOLINGS if name.startswith(("embedding", "instance")) or name in ATTENTION]
+
+
+@pytest.mark.usefixtures("quickly_compiled")
+@pytest.mark.parametrize(("pooling", "output", "classes"), [
+    *((name, "softmax", 3) for name in POOLINGS), *((name, "sigmoid", 2) for name in (*BY_THE_HEAD, "dsmil")),
+])  # fmt: skip
 def test_every_pooling_with_every_output(pooling, output, classes):
-    """Logits [C], attention of sum 1, and scores that are those of a bag of one."""
+    """Logits [C], attention of sum 1, and scores that are those of a bag of one, but for methods that say otherwise."""
     config = small(pooling=pooling, head="sum", output=output)
     params, x, mask = small_params(config, classes), draw_instances(0), np.arange(K) < 3
     out = compiled(config, classes)(params, x, mask)
     assert out.logits.shape == (classes,)
     assert float(out.attention.sum()) == pytest.approx(1)
     assert float(out.attention[3]) == float(out.scores[3]) == 0
-    lone = compiled(config, classes)(params, x, np.arange(K) == 1).logits
+    if pooling in ("additive", "dsmil"):
+        return
+    lone = compiled(config, classes)(params, np.roll(x, -1, axis=0), np.arange(K) == 0).logits
     assert float(out.scores[1]) == pytest.approx(float((lone[1:] - lone[0]).max()), rel=1e-4, abs=1e-5)
 
 
@@ -187,6 +195,8 @@ def test_every_pooling_with_every_output(pooling, output, classes):
     ({"dropout": 1.0}, "dropout = 1.0: expected a number, at least 0 and less than 1"),
     ({"chunk": 0}, "chunk = 0: expected a whole number from 1"),
     ({"chunk": 5}, "chunk = 5: expected the head 'sum'"),
+    ({"chunk": 5, "head": "sum", "pooling": "dsmil"}, "chunk = 5: expected none with the pooling 'dsmil'"),
+    ({"pooling": "transmil"}, "head = 'concat': expected 'sum' with the pooling 'transmil'"),
     ({"head": "mean"}, "head = 'mean': expected 'concat' or 'sum'"),
     ({"pooling": "max"}, "pooling = 'max': expected 'gated_attention' or 'attention' or"),
     ({"pooling": "embedding_mean"}, "head = 'concat': expected 'sum' with the pooling 'embedding_mean'"),

@@ -19,7 +19,6 @@ from mil_jax.ensemble import Ensemble, average, predict
 from mil_jax.evaluation import Evaluation
 from mil_jax.model import MIL, Prediction, count_params
 from mil_jax.placement import Placement
-from mil_jax.pooling import AttentionPooling
 from mil_jax.sampling import Splits
 from mil_jax.text import Table
 
@@ -137,7 +136,7 @@ def judge_predictions(mil: MIL, trained: Ensemble, predictions: Mapping[str, Pre
         members[name], whole[name] = judge_shared(predictions[name], part)
     diverged = np.asarray(trained.best_epoch) == 0
     # A pooling without attention cannot collapse: a mean is uniform by definition.
-    attends = isinstance(mil.pooling, AttentionPooling)
+    attends = getattr(mil.pooling, "attends", False)
     collapses = evaluation.warnings_of(predictions["val"], splits.val) if attends else [[]] * len(diverged)
     warnings = [[DIVERGED] if gone else collapse for gone, collapse in zip(diverged, collapses, strict=True)]
     return Judged(predictions["test"], members, whole, warnings, diverged)
