@@ -32,12 +32,12 @@ from mil_jax.run.screen import print_table, say
 from mil_jax.text import DASH, Table
 
 OURS = Way("mil_jax", "colon_worker.py", "")
-TORCH = (
-    Way("PyTorch, 1 thread", "colon_torch.py", "--threads 1"),
-    Way(f"PyTorch, {CORES} threads", "colon_torch.py", f"--threads {CORES}"),
-    Way(f"PyTorch, {CORES} threads, channels last", "colon_torch.py", f"--threads {CORES} --channels-last"),
-    Way(f"PyTorch, {CORES} processes", "colon_torch.py", "--threads 1", CORES),
-    Way(f"PyTorch, {CORES} processes, channels last", "colon_torch.py", "--threads 1 --channels-last", CORES),
+LAYOUTS = {"": "", ", channels last": " --channels-last"}
+TORCH = tuple(
+    Way(f"PyTorch, {name}{layout}", "colon_torch.py", f"--threads {threads}{option}", copies)
+    for name, threads, copies in (("1 thread", 1, 1), (f"{CORES} threads", CORES, 1), (f"{CORES} processes", 1, CORES))
+    if name == "1 thread" or CORES > 1
+    for layout, option in LAYOUTS.items()
 )
 BEST = "PyTorch, the fastest loop"
 SIDE = 27  # of a patch, in pixels
@@ -119,9 +119,9 @@ def limit_of(measured: Measured) -> float:
 
 
 def times_as_long(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """For each S of mil_jax, the times of PyTorch as multiples of it, and of its fastest loop where there is one."""
+    """For each S of mil_jax, the times of PyTorch as multiples of it; and of its fastest loop, if all loops ran."""
     loops = {row.way: row.train_us for row in rows if row.way != OURS.name}
-    loops |= {BEST: min(loops.values())} if loops else {}
+    loops |= {BEST: min(loops.values())} if len(loops) == len(TORCH) else {}
     ours = {row.members: row.train_us for row in rows if row.way == OURS.name}
     return {members: {way: us / time for way, us in loops.items()} for members, time in ours.items()}
 
