@@ -8,7 +8,7 @@ Axes: K slots of a bag, D embedding, C classes, S members.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax

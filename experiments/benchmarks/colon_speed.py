@@ -29,12 +29,12 @@ from measure import CORES, Case, Task, Way
 from mil_jax.run import cli
 
 OURS = Way("mil_jax", "colon_worker.py", "")
-TORCH = (
-    Way("PyTorch, 1 thread", "colon_torch.py", "--threads 1"),
-    Way(f"PyTorch, {CORES} threads", "colon_torch.py", f"--threads {CORES}"),
-    Way(f"PyTorch, {CORES} threads, channels last", "colon_torch.py", f"--threads {CORES} --channels-last"),
-    Way(f"PyTorch, {CORES} processes", "colon_torch.py", "--threads 1", CORES),
-    Way(f"PyTorch, {CORES} processes, channels last", "colon_torch.py", "--threads 1 --channels-last", CORES),
+LAYOUTS = {"": "", ", channels last": " --channels-last"}
+TORCH = tuple(
+    Way(f"PyTorch, {name}{layout}", "colon_torch.py", f"--threads {threads}{option}", copies)
+    for name, threads, copies in (("1 thread", 1, 1), (f"{CORES} threads", CORES, 1), (f"{CORES} processes", 1, CORES))
+    if name == "1 thread" or CORES > 1
+    for layout, option in LAYOUTS.items()
 )
 SIDE = 27  # of a patch, in pixels
 

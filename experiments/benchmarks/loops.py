@@ -26,7 +26,8 @@ def compare(config: Any, task: Task, cases: Sequence[Case], title: str, name: st
     """
     measured = measure.measure_in_rounds(cases, task, config.rounds)
     rows, ours = measure.summarize(measured.all), cases[0].way.name
-    limit, ratios = limit_of(measured), times_as_long(rows, ours)
+    loops = {case.way.name for case in cases if not case.way.name.startswith(ours)}
+    limit, ratios = limit_of(measured), times_as_long(rows, ours, len(loops))
     more = {"limit_us": limit, "times_as_long_by_members": ratios}
     folder = measure.write_measured(config, measured, rows, **more)
     folder.write_figure(name, draw(rows, limit, ours))
@@ -40,10 +41,10 @@ def limit_of(measured: Measured) -> float:
     return 1e6 * median(of_one["operations"] / of_one["operations_per_second"] for of_one in details)
 
 
-def times_as_long(rows: Sequence[Row], ours: str) -> dict[int, dict[str, float]]:
-    """For each S of mil_jax, the times of PyTorch as multiples of it, and of its fastest loop where there is one."""
+def times_as_long(rows: Sequence[Row], ours: str, loop_count: int) -> dict[int, dict[str, float]]:
+    """For each S of mil_jax, the times of PyTorch as multiples of it, and of its fastest loop if all of them ran."""
     loops = {row.way: row.train_us for row in rows if not row.way.startswith(ours)}
-    loops |= {BEST: min(loops.values())} if loops else {}
+    loops |= {BEST: min(loops.values())} if 0 < len(loops) == loop_count else {}
     times = {row.members: row.train_us for row in rows if row.way == ours}
     return {members: {way: us / time for way, us in loops.items()} for members, time in times.items()}
 
