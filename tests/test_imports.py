@@ -17,8 +17,8 @@ PACKAGE = "mil_jax"
 # A module may import only modules that stand before it, so that data goes one way; a folder is one, but for `run`.
 ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "convolution",
-    "products", "encoders", "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse",
-    "states", "training", "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation",
+    "products", "encoders", "pooling", "losses", "model", "spread", "members", "optimizer", "ranks", "attention",
+    "collapse", "states", "training", "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation",
     "committee", "protocols", "checks", "windows", "streaming", "comparison", "folds", "split_files", "scores",
     "crossing", "known_answers", "heatmaps", "plots", "run", "run.config", "run.processes", "run.checkpoints",
     "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli", "run.fit",

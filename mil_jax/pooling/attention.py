@@ -46,6 +46,8 @@ class AttentionPooling(nn.Module):
     computes them again. All at once where not given."""
     precision: Precision = "float32"
     """Of the factors of the products with V and U; sums are always float32."""
+    axis: str | None = None
+    """The mesh axis over which the instances of a bag are spread (see `mil_jax.spread`); None on one device."""
     sparse: bool = False
     """Weights by sparsemax instead of softmax: exactly 0 for what scores far below the best; not in chunks."""
     attends = True
@@ -55,10 +57,10 @@ class AttentionPooling(nn.Module):
         """Weighs the embeddings [K, D] of the instances in `mask` [K] and joins them."""
         kernels = attention_kernels(embeddings.shape[-1], self.units, self.gated)
         scores = partial(attention_scores, *kernels, precision=self.precision)
-        if self.chunk is not None:
+        if self.chunk is not None or self.axis is not None:
             if self.sparse:
                 raise InputError("chunk", self.chunk, "expected none with sparsemax, which needs all scores at once")
-            return pool_in_chunks(scores, embeddings, mask, self.chunk)
+            return pool_in_chunks(scores, embeddings, mask, self.chunk or len(embeddings), self.axis)
         attention = (sparsemax if self.sparse else masked_softmax)(scores(embeddings), mask)
         if not self.concat:
             return Pooled(weighted_sum(attention, embeddings), attention, alone=filled_rows(embeddings, mask))
@@ -118,13 +120,18 @@ def entropy(weights: Float[Array, " K"]) -> Float[Array, ""]:
 
 
 def pool_in_chunks(
-    scores_of: Callable[[Array], Array], embeddings: Float[Array, "K D"], mask: Bool[Array, " K"], chunk: int
+    scores_of: Callable[[Array], Array],
+    embeddings: Float[Array, "K D"],
+    mask: Bool[Array, " K"],
+    chunk: int,
+    axis: str | None = None,
 ) -> Pooled:
     """Softmax-weighted sum of the embeddings, `chunk` of them at a time, forwards and backwards; 0 without an instance.
 
     An online softmax (Milakov and Gimelshein 2018): the largest score so far, the sum of exponentials and the weighted
     sum are carried along and rescaled where a larger score comes. What lies between embeddings and scores is computed
-    again on the way back (`jax.checkpoint`), so that memory does not grow with it.
+    again on the way back (`jax.checkpoint`), so that memory does not grow with it. Along a mesh axis the three are
+    put together in the same way, so that every device has the bag's embedding, and the weights of its own instances.
     """
     (count, width), alone = embeddings.shape, filled_rows(embeddings, mask)
     extra = -count % chunk
@@ -144,5 +151,9 @@ def pool_in_chunks(
     start = (lowest, jnp.zeros(()), jnp.zeros(width))
     parts = embeddings.reshape(-1, chunk, width), mask.reshape(-1, chunk)
     (top, total, weighted), scores = lax.scan(add, start, parts)
+    if axis is not None:
+        highest = lax.pmax(lax.stop_gradient(top), axis)
+        shrink = jnp.exp(top - highest)
+        top, (total, weighted) = highest, lax.psum((total * shrink, weighted * shrink), axis)
     total = jnp.where(total > 0, total, 1)
     return Pooled(weighted / total, (jnp.exp(scores.reshape(-1) - top) / total)[:count], alone=alone)
