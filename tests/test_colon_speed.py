@@ -78,8 +78,7 @@ def test_results_are_written(tmp_path, monkeypatch, capsys):
 
 @needs_torch
 def test_pytorch_has_the_same_network_and_the_same_symmetries(posed):
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     colon_torch: Any = importlib.import_module("colon_torch")
     task, arrays = posed
     count = sum(parameter.numel() for parameter in colon_torch.ColonNet(task).parameters())
