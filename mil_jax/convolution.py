@@ -153,15 +153,15 @@ AT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 def transformed_kernel(kernel: Float[Array, "3 3 I O"]) -> Float[Array, "16 I O"]:
     """What transformed windows are multiplied by."""
-    return (np.kron(G, G) @ kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
+    return (jnp.kron(G, G) @ kernel.reshape(9, -1)).reshape(16, *kernel.shape[2:])
 
 
 def minimal_filters(windows: Float[Array, "16 N I"], kernel: Float[Array, "16 I O"]) -> Four:
     """Windows, their pixels along the first axis, to values by Winograd's filters."""
     count, outputs = windows.shape[1], kernel.shape[-1]
-    transformed = (np.kron(BT, BT) @ windows.reshape(16, -1)).reshape(windows.shape)
+    transformed = (jnp.kron(BT, BT) @ windows.reshape(16, -1)).reshape(windows.shape)
     products = jnp.einsum("tni,tio->tno", transformed, kernel)
-    return tuple((np.kron(AT, AT) @ products.reshape(16, -1)).reshape(len(PLACES), count, outputs))
+    return tuple((jnp.kron(AT, AT) @ products.reshape(16, -1)).reshape(len(PLACES), count, outputs))
 
 
 # ---- blocks and indices ----

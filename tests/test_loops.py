@@ -88,8 +88,7 @@ def test_features_too_are_counted_by_hand_and_each_instance_is_in_one_bag():
 
 @needs_torch
 def test_pytorch_has_the_same_network_and_the_same_symmetries(posed):
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     colon_torch: Any = importlib.import_module("colon_torch")
     task, arrays = posed
     count = sum(parameter.numel() for parameter in colon_torch.ColonNet(task).parameters())
