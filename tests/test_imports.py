@@ -19,17 +19,18 @@ ORDER = (
     "record", "errors", "text", "memory", "datasets", "bags", "arrays", "sampling", "buckets", "augment", "encoders",
     "pooling", "losses", "model", "members", "optimizer", "ranks", "attention", "collapse", "states", "training",
     "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation", "committee", "protocols",
-    "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing", "known_answers",
-    "heatmaps", "plots", "run", "run.config",
+    "windows", "streaming", "comparison", "folds", "split_files", "scores", "crossing", "known_answers", "significance",
+    "rank_tables", "heatmaps", "plots", "run", "run.config",
     "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder",
     "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome", "run.maps",
-    "run.cohort", "run.study", "run.ablation", "run.findings", "__init__",
+    "run.cohort", "run.pairs", "run.study", "run.ablation", "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model"), "optax": ("optimizer", "losses", "training"),
-    "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
+    "flax.linen": ("encoders", "pooling", "model", "known_answers"), "optax": ("optimizer", "losses", "training"),
+    "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",),
+    "scipy": ("datasets", "significance", "rank_tables"),
     "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
     "openpyxl": ("datasets",), "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
 }  # fmt: skip
