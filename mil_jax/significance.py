@@ -152,7 +152,8 @@ def seeds_needed(differences: Float[np.ndarray, " S"], power: float = 0.8, level
         edge, shift = t.ppf(1 - level / 2, count - 1), mean / deviation * math.sqrt(count)
         if shift > 30 + edge:  # where the noncentral t would lose its digits, the power is 1
             return True
-        return bool(nct.sf(edge, count - 1, shift) + nct.cdf(-edge, count - 1, shift) >= power)
+        wrong_side = np.nan_to_num(nct.cdf(-edge, count - 1, shift))  # where it is next to 0, SciPy may give NaN
+        return bool(nct.sf(edge, count - 1, shift) + wrong_side >= power)
 
     low, high = 1, 2
     while not tells(high):

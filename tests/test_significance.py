@@ -104,6 +104,17 @@ def test_seeds_needed(effect: float, needed: int) -> None:
     assert seeds_needed(unit + effect) == needed
 
 
+@pytest.mark.parametrize(("effect", "needed"), [(1.5, 6), (3.0, 4), (6.4, 3), (15.0, 2)])
+def test_seeds_needed_for_large_effects(effect: float, needed: int) -> None:
+    """Against simulated tests: that many seeds find it with probability 0.8, one less does not."""
+    assert seeds_needed(np.array([-1.0, 1.0]) / np.sqrt(2) + effect) == needed
+    for count in (needed - 1, needed):
+        if count > 1:
+            drawn = np.random.default_rng(0).normal(effect, 1, (4000, count))
+            power = np.mean(stats.ttest_1samp(drawn, 0, axis=1)[1] < 0.05)
+            assert (power > 0.8) == (count == needed)
+
+
 def test_seeds_needed_at_the_ends() -> None:
     assert seeds_needed(np.array([1.0, -1.0])) is None and seeds_needed(np.array([0.1, 0.1])) == 2
     assert seeds_needed(np.array([1.0, -1.0 + 1e-5])) is None

@@ -31,16 +31,14 @@ class Found:
 
 
 @checked
-def evidence_found(
-    explanation: Float[Values, "S B K"], sign: Int[Values, "*S B K"], mask: Bool[Values, "*S B K"]
-) -> Found:
+def evidence_found(explanation: Float[Values, "S B K"], sign: Int[Values, "..."], mask: Bool[Values, "..."]) -> Found:
     """Compares explanations of S members with the evidence; fields are [S], NaN where no bag defines them.
 
     A bag counts where it has an instance with evidence and another without it.
 
     Args:
         explanation: of each instance, higher where it speaks for the class.
-        sign: the evidence, 1, 0 or -1, of shared bags or of each member's own.
+        sign: the evidence, 1, 0 or -1, of shared bags [B, K] or of each member's own [S, B, K].
         mask: True where a slot holds an instance, likewise.
 
     Raises:
@@ -71,7 +69,7 @@ def _found_in_bag(explanation: Float[Array, " K"], sign: Int[Array, " K"], mask:
     return Found(roc_auc(explanation, sign > 0, mask), above, two_sided)
 
 
-def weight_on(attention: Float[np.ndarray, "S B K"], where: Bool[np.ndarray, "*S B K"]) -> Float[np.ndarray, " S"]:
+def weight_on(attention: Float[np.ndarray, "S B K"], where: Bool[np.ndarray, "..."]) -> Float[np.ndarray, " S"]:
     """The mean attention weight of the instances of `where` together, over the bags that have any; NaN for none."""
     where = np.broadcast_to(where, attention.shape)
     weight, bags = np.where(where, attention, 0).sum(axis=2), where.any(axis=2).sum(axis=1)

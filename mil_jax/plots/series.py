@@ -90,7 +90,7 @@ def panels_below_ceilings(
             axes.annotate(text, xytext=offset, va=side, color=style.GREY, fontsize=7.5, **place)
     handles = [key(name, **_look(number)) for number, name in enumerate(bright)]
     if others := len(names) - len(bright):
-        handles.append(key(f"{others} others", color=style.LIGHT_GREY, linewidth=1))
+        handles.append(key(f"{others} other{'s' * (others > 1)}", color=style.LIGHT_GREY, linewidth=1))
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 
