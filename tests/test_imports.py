@@ -20,10 +20,10 @@ ORDER = (
     "products", "encoders", "pooling", "losses", "model", "spread", "members", "optimizer", "ranks", "attention",
     "collapse", "states", "training", "placement", "epochs", "ensemble", "metrics", "intervals", "curves", "evaluation",
     "committee", "protocols", "checks", "windows", "streaming", "comparison", "folds", "split_files", "scores",
-    "crossing", "known_answers", "heatmaps", "plots", "run", "run.config", "run.processes", "run.checkpoints",
-    "run.summary", "run.figures", "run.screen", "run.saved", "run.folder", "run.tensorboard", "run.cli", "run.fit",
-    "report", "run.experiment", "run.search", "run.outcome", "run.maps", "run.cohort", "run.study",
-    "run.cross_validation", "run.ablation", "run.findings", "__init__",
+    "crossing", "known_answers", "significance", "rank_tables", "heatmaps", "plots", "run", "run.config",
+    "run.processes", "run.checkpoints", "run.summary", "run.figures", "run.screen", "run.saved", "run.folder",
+    "run.tensorboard", "run.cli", "run.fit", "report", "run.experiment", "run.search", "run.outcome", "run.maps",
+    "run.cohort", "run.pairs", "run.study", "run.cross_validation", "run.ablation", "run.findings", "__init__",
 )  # fmt: skip
 
 # Where each big third-party choice may be imported.

@@ -36,7 +36,7 @@ class DigitProblem:
 
 
 def _has(counts: Present, *digits: int) -> np.ndarray:
-    return counts[:, digits].sum(axis=1) > 0
+    return np.asarray(counts[:, digits].sum(axis=1) > 0)
 
 
 def _for_and_against(positive: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def _paired(counts: Present) -> np.ndarray:
     return np.pad(np.pad(pair, [(0, 0), (0, 1)]) | np.pad(pair, [(0, 0), (1, 0)]), [(0, 0), (0, 5)]).astype(int)
 
 
-SIGNS = dict.fromkeys((4, 6, 8), 1) | dict.fromkeys((5, 7, 9), -1)
+SIGNS: dict[int, int] = {4: 1, 6: 1, 8: 1, 5: -1, 7: -1, 9: -1}
 PROBLEMS: dict[Digits, DigitProblem] = {
     "smil": DigitProblem(
         2, lambda counts: _has(counts, 9), lambda counts: _for_and_against(_of_digits(counts, {9: 1}))
@@ -68,11 +68,11 @@ PROBLEMS: dict[Digits, DigitProblem] = {
     "four_bags": DigitProblem(4, lambda counts: _has(counts, 8) + 2 * _has(counts, 9), _four_evidence),
     "pos_neg": DigitProblem(
         2,
-        lambda counts: counts[:, (4, 6, 8)].sum(axis=1) > counts[:, (5, 7, 9)].sum(axis=1),
+        lambda counts: np.asarray((counts * _of_digits(counts, SIGNS)).sum(axis=1) > 0),
         lambda counts: _for_and_against(_of_digits(counts, SIGNS)),
     ),
     "adjacent_pairs": DigitProblem(
-        2, lambda counts: _paired(counts).any(axis=1), lambda counts: _for_and_against(_paired(counts))
+        2, lambda counts: np.asarray(_paired(counts).any(axis=1)), lambda counts: _for_and_against(_paired(counts))
     ),
 }
 

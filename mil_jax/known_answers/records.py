@@ -89,7 +89,7 @@ def join(parts: Sequence[KnownBags]) -> KnownBags:
         expected = "expected one or more, with as many bags and classes and the same kind of instances in each"
         raise InputError("parts", given[:5], expected)
     slots = max(part.bags.slots for part in parts)
-    pools, starts = _stacked_pools([part.bags.pool for part in parts])
+    pools, starts = _stacked_pools([np.asarray(part.bags.pool) for part in parts])
 
     def members(part: KnownBags, start: int) -> tuple[np.ndarray, ...]:
         empty = slots - part.bags.slots
@@ -111,8 +111,8 @@ def join(parts: Sequence[KnownBags]) -> KnownBags:
 
 
 def _stacked_pools(pools: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
-    """One pool, and where each given one begins in it."""
-    if all(pool is pools[0] for pool in pools):
-        return pools[0], [0] * len(pools)
-    sizes = [len(pool) for pool in pools]
-    return np.concatenate(pools), np.cumsum([0, *sizes[:-1]]).tolist()
+    """All pools behind one another, each once, and where each given one begins."""
+    single = list({id(pool): pool for pool in pools}.values())
+    starts = np.cumsum([0, *(len(pool) for pool in single)])
+    start_of = {id(pool): int(start) for pool, start in zip(single, starts, strict=False)}
+    return single[0] if len(single) == 1 else np.concatenate(single), [start_of[id(pool)] for pool in pools]

@@ -80,7 +80,8 @@ def shifted_mean(
             rows[member, part[member]] = first + draw.permutation(size)[: part[member].sum()]
     positive = at.astype(int)
     leaves = (rows, label, np.where(mask, positive, -1), np.stack([-positive, positive], axis=-1))
-    return make_known(pool, *(leaf[0] if members is None else leaf for leaf in leaves), KINDS)
+    rows, label, kind, evidence = leaves if members is not None else (leaf[0] for leaf in leaves)
+    return make_known(pool, rows, label, kind, evidence, KINDS)
 
 
 def draw_places(

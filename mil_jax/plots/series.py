@@ -55,6 +55,47 @@ def panels_with_band(x: Along, panels: Mapping[str, Bands], x_label: str, log_x:
 
 
 @styled
+def panels_below_ceilings(
+    x: Along, panels: Mapping[str, Bands], ceilings: Mapping[str, Mapping[str, float]], x_label: str
+) -> Figure:
+    """Lines with bands over x, on a logarithmic scale, and the heights that no line can pass, a panel for each y label.
+
+    As many lines as there are colours stand out, those that end highest in the first panel; the others are grey.
+
+    Args:
+        x: where the lines have points.
+        panels: as `panels_with_band`.
+        ceilings: for each panel the names of its ceilings, which stand beside the lines, and their heights.
+        x_label: with its unit.
+
+    Raises:
+        InputError: there is no panel.
+    """
+    if not panels:
+        raise InputError("panels", dict(panels), "expected at least one")
+    figure, grid = panel_grid(len(panels), len(panels), panel=(4.4, 3.4), margin=(1.9, 0.3))
+    first = next(iter(panels.values()))
+    names = sorted(first, key=lambda name: -np.nan_to_num(np.asarray(first[name][0])[-1]))
+    bright = names[: len(COLOURS)]
+    for (y_label, series), axes in zip(panels.items(), grid, strict=True):
+        axes.set(xlabel=x_label, ylabel=y_label)
+        for name in names[len(COLOURS) :]:
+            axes.plot(x, series[name][0], color=style.LIGHT_GREY, linewidth=1, zorder=1)
+        _draw_bands(axes, np.asarray(x), {name: series[name] for name in bright}, bright, log_x=True)
+        for text, height in ceilings[y_label].items():
+            axes.axhline(height, color=style.GREY, linestyle=style.DASHED, linewidth=1, zorder=1)
+            place = {"xy": (0.01, height), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            above = height == max(ceilings[y_label].values())
+            offset, side = ((0, 2), "bottom") if above else ((0, -2), "top")
+            axes.annotate(text, xytext=offset, va=side, color=style.GREY, fontsize=7.5, **place)
+    handles = [key(name, **_look(number)) for number, name in enumerate(bright)]
+    if others := len(names) - len(bright):
+        handles.append(key(f"{others} other{'s' * (others > 1)}", color=style.LIGHT_GREY, linewidth=1))
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+@styled
 def seeds_by_group(panels: Mapping[str, Mapping[str, Group]], join: bool = False) -> Figure:
     """What each seed scored in each group, and the mean with its interval, a panel for each score.
 

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,8 +55,10 @@ def command(config_type: type[Config], main: Callable[[Config], Any], doc: str |
         leave(traceback.format_exc(), 1)  # at once, so that the others hear of it
 
 
-def parse(config_type: type[Config], doc: str | None, default: Config | None = None) -> Config:
-    """The config that the command line asks for; nested records are flat options.
+def parse(
+    config_type: type[Config], doc: str | None, default: Config | None = None, words: Sequence[str] | None = None
+) -> Config:
+    """The config that the command line, or these words of one, asks for; nested records are flat options.
 
     Raises:
         InputError: a value that a record refuses.
@@ -65,7 +67,7 @@ def parse(config_type: type[Config], doc: str | None, default: Config | None = N
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, description=doc, config=(tyro.conf.OmitArgPrefixes,), **given)
+            return tyro.cli(config_type, description=doc, config=(tyro.conf.OmitArgPrefixes,), args=words, **given)
     except SystemExit as stop:
         cause: BaseException | None = stop
         while cause is not None:  # Tyro puts what a record refuses into a box of its own
