@@ -28,8 +28,9 @@ ORDER = (
 
 # Where each big third-party choice may be imported.
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "flax.linen": ("encoders", "pooling", "model", "checks"), "optax": ("optimizer", "losses", "training"),
-    "tensorflow_datasets": ("datasets",), "tensorflow": (), "h5py": ("datasets",), "scipy": ("datasets",),
+    "flax.linen": ("encoders", "pooling", "model", "checks", "known_answers"),
+    "optax": ("optimizer", "losses", "training"), "tensorflow_datasets": ("datasets",), "tensorflow": (),
+    "h5py": ("datasets",), "scipy": ("datasets", "significance", "rank_tables"),
     "orbax": ("run.checkpoints",), "matplotlib": ("plots",), "tyro": ("run.cli",), "tensorboard": ("run.tensorboard",),
     "openpyxl": ("datasets",), "rich": ("run.screen",), "jinja2": ("report",), "sklearn": ("folds", "crossing"),
 }  # fmt: skip
