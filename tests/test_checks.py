@@ -1,5 +1,6 @@
 """The contract of all poolings, by the library's own checks; and that each check catches what it is there for."""
 
+import doctest
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import message_of
 
-from mil_jax import checks
+from mil_jax import checks, pooling
 from mil_jax.pooling import (
     NOISE,
     ACMILPooling,
@@ -43,18 +44,18 @@ SMALL = [
 ]  # fmt: skip
 
 
-def failing(pooling: nn.Module, **sizes: int) -> set[str]:
-    return {check.name for check in checks.contract(pooling, **sizes) if check.holds is False}
+def failing(tried: nn.Module, **sizes: int) -> set[str]:
+    return {check.name for check in checks.contract(tried, **sizes) if check.holds is False}
 
 
-@pytest.mark.parametrize("pooling", SMALL, ids=lambda pooling: type(pooling).__name__)
-def test_the_contract_holds(pooling):
-    assert not failing(pooling, classes=3)
+@pytest.mark.parametrize("tried", SMALL, ids=lambda tried: type(tried).__name__)
+def test_the_contract_holds(tried):
+    assert not failing(tried, classes=3)
 
 
 def test_every_pooling_with_a_name_is_of_a_kind_that_is_tried():
     made = {type(make(Sizes(5, False, None, 3))) for make in POOLINGS.values()}
-    assert made == {type(pooling) for pooling in SMALL}
+    assert made == {type(tried) for tried in SMALL}
 
 
 # ---- what the checks catch ----
@@ -188,6 +189,11 @@ def test_a_report_has_a_line_for_each_check(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * len(checks.contract(Mean()))
     assert [line.split()[:2] for line in lines if "FAILS" in line] == [["FAILS", "order"]]
+
+
+def test_the_example_of_a_pooling_of_ones_own_runs():
+    result = doctest.testmod(pooling, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 8 and result.failed == 0
 
 
 def test_what_leaves_nothing_to_try_is_refused():

@@ -10,7 +10,26 @@ influence; they stand behind the instances of a bag. What else it may have, all 
 - `attends = True`: its attention is learned, and so can collapse;
 - `ordered = True`: it looks at the order of the instances.
 
-`mil_jax.checks` tells what holds of a pooling.
+For example, mean and standard deviation of each coordinate, in a model, and what `mil_jax.checks` finds of it:
+
+    >>> import dataclasses
+    >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
+    >>> import mil_jax as mil
+    >>> from mil_jax import checks
+    >>> from mil_jax.pooling import Pooled
+    >>> class MomentPooling(nn.Module):
+    ...     def __call__(self, embeddings, mask):
+    ...         weights = mask / jnp.maximum(mask.sum(), 1)
+    ...         mean = weights @ embeddings
+    ...         variance = weights @ (embeddings - mean) ** 2
+    ...         deviation = jnp.where(mask.any(), jnp.sqrt(variance + 1e-6), 0)
+    ...         return Pooled(jnp.concatenate([mean, deviation]), weights)
+    >>> model = dataclasses.replace(mil.build(mil.ModelConfig(head="sum")), pooling=MomentPooling())
+    >>> checks.report(MomentPooling())
+    holds padding ...
+    True
+
 """
 
 from mil_jax.pooling.acmil import ACMILPooling
