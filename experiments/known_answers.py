@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -39,25 +39,33 @@ from mil_jax.known_answers.sets import (
 )
 from mil_jax.known_answers.verdicts import RULE
 from mil_jax.losses import Classes
-from mil_jax.model import POOLINGS, Pooling, build
+from mil_jax.model import Pooling, build
 from mil_jax.optimizer import HyperConfig, make_hyper
 from mil_jax.run import cli
+from mil_jax.run.ablation import train
 from mil_jax.run.config import DataConfig
 from mil_jax.run.fit import Task
 from mil_jax.run.processes import placement_of
 from mil_jax.run.screen import print_table, say
-from mil_jax.run.study import PoolingsConfig, Study, begin, open_study, print_rows, summary_row, train
+from mil_jax.run.study import PoolingsConfig, Study, begin, open_study, print_rows, summary_row
 from mil_jax.text import Table
 from mil_jax.training import FitConfig
 
 Row = dict[str, Any]
+# Those without parameters or with attention alone, which 45 minutes suffice for; any other may be named.
+PLAIN: tuple[Pooling, ...] = (
+    "gated_attention", "attention", "embedding_mean", "embedding_max", "embedding_lse",
+    "instance_mean", "instance_max", "instance_noisy_or",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config(PoolingsConfig):
     """Options of the experiment."""
 
-    poolings: tuple[Pooling, ...] = POOLINGS
+    can_resume: ClassVar[bool] = False
+
+    poolings: tuple[Pooling, ...] = PLAIN
     repeats: int = 32
     """Seeds; each has bags, initial parameters and orders of its own, the same ones for all poolings."""
     data: DataConfig = DataConfig()
@@ -85,6 +93,8 @@ class Config(PoolingsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compute.resume:
+            raise InputError("resume", True, "expected another folder: this study is started anew")
         for name in ("test_train_bags", "digit_train_bags", "val_bags", "test_bags"):
             check_whole(name, getattr(self, name), 2)  # one of each label
         if not self.shifted_train_bags or not 1 <= len(self.deltas) <= 2:

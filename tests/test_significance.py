@@ -111,7 +111,8 @@ def test_seeds_needed_for_large_effects(effect: float, needed: int) -> None:
     for count in (needed - 1, needed):
         if count > 1:
             drawn = np.random.default_rng(0).normal(effect, 1, (4000, count))
-            power = np.mean(stats.ttest_1samp(drawn, 0, axis=1)[1] < 0.05)
+            tested: Any = stats.ttest_1samp(drawn, 0, axis=1)
+            power = np.mean(tested.pvalue < 0.05)
             assert (power > 0.8) == (count == needed)
 
 

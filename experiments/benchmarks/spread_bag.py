@@ -53,7 +53,7 @@ def main(config: Config) -> None:
         bag = spread_bag(x, devices)
         run = partial(apply, model) if devices == 1 else partial(apply_spread, model, devices=devices)
         compiled = jax.jit(partial(step, run)).lower(params, *bag).compile()
-        memory = compiled.memory_analysis()
+        memory: Any = compiled.memory_analysis()
         parts = [shard.data.nbytes / 2**20 for shard in bag[0].addressable_shards]
         rows.append((devices, f"{max(parts):.0f}", f"{memory.temp_size_in_bytes / 2**20:.0f}"))
         results.append(jax.tree.map(np.asarray, compiled(params, *bag)))

@@ -158,14 +158,15 @@ def task_of(study: Ablation, mil: MIL, splits: Splits, hyper: Hyper | None = Non
 
 
 def train(
-    study: Ablation, task: Task, *, progress: Progress | None = None, also: OnEpoch | None = None
+    study: Study, task: Task, title: str = "", *, progress: Progress | None = None, also: OnEpoch | None = None
 ) -> tuple[Ensemble, float]:
     """`fit_ensemble` that shows how far it is, and the seconds; a RunError where members diverged.
 
-    `progress` is where to go on from, and `also` is called after every epoch.
+    `title` is what the screen calls it where it is one of many, `progress` where to go on from, and `also` is called
+    after every epoch.
     """
     started = time.perf_counter()
-    with study.watch.phase("train"), epoch_progress(task.config.epochs) as show:
+    with study.watch.phase("train"), epoch_progress(task.config.epochs, title) as show:
 
         def on_epoch(epoch: int, info: EpochInfo, state: FitState) -> None:
             show(epoch, losses_text(info))
@@ -174,7 +175,7 @@ def train(
 
         execution = Execution(placement_of(study.config.compute, task.members), progress, on_epoch)
         trained = task.fit(execution)
-    check_converged(trained)
+    check_converged(trained, title)
     return trained, time.perf_counter() - started
 
 
