@@ -35,11 +35,11 @@ def bucket_widths(sizes: Int[np.ndarray, "..."], *, empty: float | None = None, 
 
     A bag is cut to the least width that holds it; compilation happens once for each. Widths are sizes of bags, and
     those that leave the fewest slots empty of all sets of as many. Where nothing else is asked for, a quarter of the
-    slots may be empty, and a tenth where bags have `LARGE` instances on the average: there, slots cost more than
+    slots may be empty, and 15 % where bags have `LARGE` instances on the average: there, slots cost more than
     compilation.
     """
     if empty is None:
-        empty = 0.25 if np.mean(sizes) < LARGE else 0.1
+        empty = 0.25 if np.mean(sizes) < LARGE else 0.15
     values, counts = np.unique(np.maximum(sizes, 1), return_counts=True)
     total, cumulated = int(values @ counts), np.concatenate([[0], np.cumsum(counts)])
     # cost[j] of the bags of the j smallest sizes in k widths: the last width holds those from i on.
