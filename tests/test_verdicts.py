@@ -214,7 +214,8 @@ def test_the_experiment(cache: Path, tmp_path: Path) -> None:
     assert summary["verdicts"][0]["single_concept"] == f"{rows[0]['verdict']} ({float(rows[0]['pass_rate']):.2f})"
     assert "Verdicts over 2 seeds" in text and "Wilson" in text and "18 fits" in text
     assert (out / "figures" / "auc_by_training_bags.png").exists()
-    assert script.Config().poolings == POOLINGS, "poolings that are added join by themselves"
+    assert set(script.Config().poolings) < set(POOLINGS), "those that the time suffices for; others may be named"
+    assert script.Config(poolings=tuple(POOLINGS)).poolings == tuple(POOLINGS)
 
 
 @pytest.mark.parametrize(("options", "parts"), [
